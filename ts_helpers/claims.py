@@ -1,0 +1,204 @@
+"""Claims as data: a quantity over seeds, its 95 % interval, and the verdict that the criterion gives."""
+
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import ArrayLike
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parents[1]
+CLAIMS = ROOT / "book" / "claims.yml"
+CONFIDENCE = 0.95
+STATISTICS = {"mean": np.mean, "median": np.median}
+Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What an interval is held against: ``>= x``, ``<= x`` or ``in [low, high]``."""
+
+    text: str
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The values that meet the criterion, ends included.
+
+        Raises:
+            ValueError: the text is none of the three forms.
+        """
+        number = r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*"
+        if found := re.fullmatch(rf">={number}", self.text):
+            return float(found[1]), np.inf
+        if found := re.fullmatch(rf"<={number}", self.text):
+            return -np.inf, float(found[1])
+        if found := re.fullmatch(rf"in \[{number},{number}\]", self.text):
+            return float(found[1]), float(found[2])
+        raise ValueError(f"a criterion must read '>= x', '<= x' or 'in [low, high]', got {self.text!r}")
+
+    def holds(self, low: float, high: float) -> bool | None:
+        """True if all of [low, high] meets the criterion, False if none of it does, None if it straddles."""
+        least, most = self.range
+        if least <= low and high <= most:
+            return True
+        return False if high < least or low > most else None
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured for a claim, once a seed."""
+
+    name: str
+    meaning: str
+    statistic: str
+    criterion: Criterion
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry of ``book/claims.yml``."""
+
+    id: str
+    paper: str
+    chapter: str
+    figure: str
+    source: str
+    claim: str
+    min_seeds: int
+    quantities: tuple[Quantity, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A quantity over seeds: its estimate, its interval, and whether the criterion holds (None: cannot tell)."""
+
+    name: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    holds: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, as measured at one scale."""
+
+    claim: str
+    scale: str
+    verdict: Verdict
+    measured: tuple[Measured, ...]
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain lists and dicts, for JSON."""
+        return asdict(self) | {"measured": [asdict(m) for m in self.measured]}
+
+
+def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
+    """Read and check the book of claims.
+
+    Raises:
+        ValueError: an entry lacks a field, has one too many, or names an unknown statistic or criterion.
+    """
+    fields = {"paper", "chapter", "figure", "source", "claim", "min_seeds", "quantities"}
+    claims = {}
+    for key, entry in yaml.safe_load(path.read_text()).items():
+        if set(entry) != fields:
+            raise ValueError(f"claim {key} must have the fields {sorted(fields)}, got {sorted(entry)}")
+        quantities = []
+        for name, q in entry["quantities"].items():
+            if set(q) != {"meaning", "statistic", "criterion"}:
+                raise ValueError(f"quantity {key}.{name} must have meaning, statistic and criterion, got {sorted(q)}")
+            if q["statistic"] not in ("rate", *STATISTICS):
+                raise ValueError(f"statistic of {key}.{name} must be rate, mean or median, got {q['statistic']!r}")
+            criterion = Criterion(q["criterion"])
+            criterion.range  # noqa: B018  (refuses a malformed one now, not after hours of training)
+            quantities.append(Quantity(name, q["meaning"], q["statistic"], criterion))
+        claims[key] = Claim(id=key, **entry | {"quantities": tuple(quantities)})
+    return claims
+
+
+def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
+    """Return the estimate and the ends of its 95 % interval.
+
+    A rate has the exact (Clopper-Pearson) binomial interval, which stays honest at 0 of n and n of n, where a
+    bootstrap has no width; a mean or median has the percentile bootstrap of 9,999 resamples, seeded.
+
+    Raises:
+        ValueError: no values, one that is not finite, or, for a rate, one that is neither 0 nor 1.
+    """
+    x = np.asarray(values, dtype=float).ravel()
+    if x.size == 0 or not np.isfinite(x).all():
+        raise ValueError(f"values must be finite numbers, at least one, got {x.size}")
+    if statistic == "rate":
+        if not np.isin(x, (0, 1)).all():
+            raise ValueError(f"values of a rate must be 0 or 1, got {x[~np.isin(x, (0, 1))][0]:g}")
+        hits = int(x.sum())
+        ends = stats.binomtest(hits, x.size).proportion_ci(CONFIDENCE, method="exact")
+        return hits / x.size, float(ends.low), float(ends.high)
+    function = STATISTICS[statistic]
+    if x.size == 1:
+        return float(x[0]), float(x[0]), float(x[0])
+    boot = stats.bootstrap(
+        (x,), function, n_resamples=9999, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+    )
+    ends = boot.confidence_interval
+    return float(function(x)), float(ends.low), float(ends.high)
+
+
+def judge(claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[str, Claim] | None = None) -> Finding:
+    """Hold the values of a claim's quantities, one a seed, against their criteria.
+
+    *reproduced*: every criterion holds for the whole interval; *not reproduced*: none does; *partly*: some do;
+    *inconclusive*: an interval straddles its criterion so that the verdict could go either way, a value is not
+    finite, there are fewer seeds than the claim asks for, or the scale is smoke.
+
+    Raises:
+        ValueError: the claim is unknown, or the quantities are not the claim's.
+    """
+    claims = claims or read_claims()
+    if claim_id not in claims:
+        raise ValueError(f"claim must be one of {', '.join(claims)}, got {claim_id!r}")
+    claim = claims[claim_id]
+    names = [q.name for q in claim.quantities]
+    if set(values) != set(names):
+        raise ValueError(f"claim {claim_id} has the quantities {', '.join(names)}, got {', '.join(values)}")
+    measured = tuple(_measure(q, np.asarray(values[q.name], dtype=float).ravel()) for q in claim.quantities)
+    note = ""
+    fewest = min(m.seeds for m in measured)
+    if scale == "smoke":
+        note = "smoke scale: too small to tell"
+    elif fewest < claim.min_seeds:
+        note = f"{fewest} seeds, the claim asks for {claim.min_seeds}"
+    return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)
+
+
+def _measure(quantity: Quantity, x: np.ndarray) -> Measured:
+    wild = int((~np.isfinite(x)).sum())
+    if wild:
+        return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
+    estimate, low, high = interval(x, quantity.statistic)
+    return Measured(quantity.name, estimate, low, high, x.size, quantity.criterion.holds(low, high))
+
+
+def _verdict(holds: list[bool | None]) -> Verdict:
+    if all(holds):
+        return "reproduced"
+    if True in holds and False in holds:
+        return "partly"  # however an undecided one falls
+    return "inconclusive" if None in holds else "not reproduced"
+
+
+def describe(m: Measured, quantity: Quantity) -> str:
+    """Return a measured quantity as a reader likes it: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
+    if m.estimate is None or m.low is None or m.high is None:
+        return m.note
+    if quantity.statistic == "rate":
+        return f"{100 * m.estimate:.0f} % [{100 * m.low:.0f}, {100 * m.high:.0f}]"
+    return f"{m.estimate:.3g} [{m.low:.3g}, {m.high:.3g}]"

@@ -1,0 +1,1 @@
+"""Data that the chapters make for themselves, one small module a family."""

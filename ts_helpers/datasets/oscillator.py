@@ -1,0 +1,57 @@
+"""Three neurons in a ring that keep each other oscillating: the teacher of Matsuki & Shibata (2018)."""
+
+import torch
+from torch import Tensor
+
+from ts_helpers.cells import LeakyCell, unroll
+from ts_helpers.timescales import LogTau
+
+
+def ring_weights(w_s: float = 2.0, w_p: float = 3.0, w_n: float = -4.0) -> Tensor:
+    """Return the teacher's weights, (3, 3) with ``W[j, i]`` from neuron i to neuron j.
+
+    Source: Matsuki & Shibata (2018), Section 3.1 and Table 3: ``w_s`` from a neuron to itself, ``w_p``
+    anti-clockwise (1 to 2 to 3 to 1), ``w_n`` clockwise. The values are the table's.
+    """
+    following = torch.eye(3).roll(1, dims=0)  # row j has its one at i = j - 1: the neuron before j
+    return w_s * torch.eye(3) + w_p * following + w_n * following.T
+
+
+def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float = 0.01) -> LeakyCell:
+    """Return the teacher, in double precision, with no input.
+
+    Source: Matsuki & Shibata (2018), Section 3.1, Table 3.
+
+    Args:
+        tau: the three time constants, in the unit of ``dt``.
+        dt: the simulation's time step.
+
+    Raises:
+        ValueError: a time constant is not above ``dt / 2``, where forward Euler is unstable.
+    """
+    teacher = LeakyCell(0, 3, 0.5, LogTau(dt), generator=torch.Generator()).double()
+    teacher.alpha = dt / torch.tensor(tau, dtype=torch.float64)
+    with torch.no_grad():
+        teacher.W.copy_(ring_weights())
+    return teacher.requires_grad_(False)
+
+
+def ring_oscillation(n_steps: int, teacher: LeakyCell, first: int = 0) -> Tensor:
+    """Return what the teacher's neurons put out, (time, 3), from u = 1 at one neuron and 0 at the others.
+
+    A constant guess of each output's mean scores R^2 = 0; so does, in the long run, nothing that oscillates at
+    another period: out of phase it scores below 0.
+
+    Args:
+        n_steps: steps to return; the first is the one after the initial state.
+        teacher: from `ring_teacher`.
+        first: the neuron (0, 1, 2) that starts at u = 1.
+
+    Raises:
+        ValueError: ``first`` is not 0, 1 or 2; ``n_steps`` is not positive.
+    """
+    if first not in (0, 1, 2) or n_steps < 1:
+        raise ValueError(f"first must be 0, 1 or 2 and n_steps at least 1, got {first=}, {n_steps=}")
+    u = torch.zeros(1, 3, dtype=torch.float64)
+    u[0, first] = 1
+    return torch.tanh(unroll(teacher, u.new_zeros(n_steps, 1, 0), u))[:, 0]

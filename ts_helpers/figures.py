@@ -1,0 +1,114 @@
+"""The look of the book's figures, numbers for its prose, and a slider that needs no kernel."""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from myst_nb import glue
+from numpy.typing import ArrayLike
+
+from ts_helpers.claims import Finding, describe, read_claims
+
+# From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
+# in lightness too, and paired with a dash, so that they survive a grey print.
+BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000"
+COLOURS = (BLUE, ORANGE, BLACK, GREEN, PURPLE, SKY)
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)), (0, (2, 2)))
+
+
+def use_style() -> None:
+    """Set matplotlib up for the book."""
+    plt.rcParams.update({
+        "figure.figsize": (7, 3.2),
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "savefig.bbox": "standard",
+        "font.size": 10,
+        "axes.prop_cycle": cycler(color=COLOURS, linestyle=DASHES),
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "axes.titlelocation": "left",
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "svg.hashsalt": "learnable time scales",
+    })  # fmt: skip
+
+
+def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str, dash: str | tuple = "-") -> None:
+    """Draw every run thin and their median thick.
+
+    Args:
+        ax: where.
+        x: (points,).
+        runs: (runs, points); points of a run that are not finite are left out.
+    """
+    runs = np.asarray(runs, dtype=float)
+    ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-")
+    with np.errstate(all="ignore"):
+        ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label, ls=dash)
+
+
+def slider(
+    draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: Callable[[float], str], start: int = 0
+) -> widgets.VBox:
+    """Return a slider over figures drawn beforehand, which moves without a kernel.
+
+    Args:
+        draw: makes the figure for a value.
+        values: what the slider can be set to.
+        label: what stands before it, with its unit; plain text.
+        alt: the text alternative of the figure for a value.
+        start: index of the value shown first.
+    """
+    pages = []
+    for value in values:
+        fig = draw(value)
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="svg", metadata={"Date": None})
+        width, height = (round(96 * inches) for inches in fig.get_size_inches())
+        plt.close(fig)
+        source = base64.b64encode(buffer.getvalue()).decode()
+        text = html.escape(alt(value), quote=True)
+        pages.append(
+            widgets.HTML(
+                f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml;base64,{source}">'
+            )
+        )
+    stack = widgets.Stack(pages, selected_index=start)
+    pick = widgets.SelectionSlider(
+        options=[(f"{value:g}", i) for i, value in enumerate(values)],
+        value=start,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "auto"},
+    )
+    widgets.jslink((pick, "index"), (stack, "selected_index"))
+    return widgets.VBox([pick, stack])
+
+
+def glue_finding(finding: Finding) -> None:
+    """Give a claim's verdict and measured quantities to the prose.
+
+    The names are ``<claim>-verdict``, ``<claim>-verdict-note`` and ``<claim>-<quantity>``.
+    """
+    claim = read_claims()[finding.claim]
+    glue(f"{claim.id}-verdict", Plain(finding.verdict), display=False)
+    for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
+        glue(f"{claim.id}-{quantity.name}", Plain(describe(measured, quantity)), display=False)
+
+
+class Plain(str):
+    """Text that shows in prose without a string's quotation marks."""
+
+    def __repr__(self) -> str:
+        return str(self)

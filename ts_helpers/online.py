@@ -1,0 +1,171 @@
+"""Many continuous-time networks that learn while they run: the method of Matsuki & Shibata (2018)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+BOUNDS = (0.01, 100.0)  # Section 3.1: "the range of time constants is limited from 0.01 to 100"
+
+
+class OnlineLearner:
+    r"""A stack of networks of continuous-time neurons, each taught at every step by the desired outputs.
+
+    One call of `step` runs Eq. 2, then learns and nudges:
+
+    .. math::
+        u_t &= (1 - \alpha) \odot u_{t-1} + \alpha \odot W x_{t-1}, \quad \alpha = \Delta t / \tau,
+               \quad x = \tanh(u) && (2, 3) \\
+        \Delta w_{ji} &= \eta_w (d_j - x_j)(1 - x_j^2) \, \alpha_j \, x_{i,t-1} && (6) \\
+        a_t &= -\tfrac{1}{\tau} (u_t - u_{t-1}) + (1 - \alpha) a_{t-1} && (11) \\
+        \Delta T &= \eta_T \, \tau (d - x)(1 - x^2) \, a_t, \quad \tau = e^T && (12) \\
+        \Delta u &= \eta_u (d - x) / (1 - x^2) && (16)
+
+    Source: Matsuki & Shibata (2018), Section 2. Departures: Eq. 15 prints a minus before (d - x), which would
+    climb the error: it is a plus. Eq. 15 steps tau by ``tau * dT``; ``update="log"`` steps T itself, which is the
+    same to first order and keeps tau positive; ``update="scaled"`` is Eq. 15 to the letter.
+
+    Args:
+        W: weights, (networks, n, n), ``W[:, j, i]`` from neuron i to j.
+        tau: time constants, (networks, n).
+        u: internal states, (networks, n).
+        dt: time step.
+        eta_w, eta_tau, eta_u: rates of Eqs. 6, 12 (the paper's eta_T) and 16; 0 switches a rule off. A tensor
+            (networks, 1) gives each network its own.
+        update: what the gradient with respect to tau moves: "log" is T = log tau, "scaled" is tau by Eq. 15,
+            "direct" is tau by Eq. 7.
+        tau_gradient: "local" is Eq. 11; "exact" keeps the influence of tau through the other neurons, which
+            Eq. 9 drops, and through the nudge.
+        weight_gradient: "local" is Eq. 6; "exact" keeps the influence of a weight through all earlier steps.
+        nudge: whether the state is nudged "after" the update of weights and tau, or "before" the error is taken.
+
+    Raises:
+        ValueError: shapes do not fit, tau lies outside `BOUNDS`, a rate is negative, or a choice is unknown.
+    """
+
+    def __init__(
+        self,
+        W: Tensor,
+        tau: Tensor,
+        u: Tensor,
+        *,
+        dt: float = 0.01,
+        eta_w: float | Tensor = 0.0,
+        eta_tau: float | Tensor = 0.0,
+        eta_u: float | Tensor = 0.0,
+        update: Literal["log", "scaled", "direct"] = "log",
+        tau_gradient: Literal["local", "exact"] = "local",
+        weight_gradient: Literal["local", "exact"] = "local",
+        nudge: Literal["after", "before"] = "after",
+    ):
+        networks, n = u.shape
+        if W.shape != (networks, n, n) or tau.shape != (networks, n):
+            raise ValueError(
+                f"W must be (networks, n, n) and tau (networks, n) for u {tuple(u.shape)}, "
+                f"got W {tuple(W.shape)}, tau {tuple(tau.shape)}"
+            )
+        low, high = BOUNDS
+        if not bool(((tau >= low) & (tau <= high)).all()):
+            raise ValueError(f"tau must lie in [{low:g}, {high:g}], got {tau.min().item():g} to {tau.max().item():g}")
+        self.eta_w, self.eta_tau, self.eta_u = (torch.as_tensor(eta, dtype=u.dtype) for eta in (eta_w, eta_tau, eta_u))
+        for name in ("eta_w", "eta_tau", "eta_u"):
+            if not bool((getattr(self, name) >= 0).all()):
+                raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name).min().item():g}")
+        for name, got, known in (
+            ("update", update, ("log", "scaled", "direct")),
+            ("tau_gradient", tau_gradient, ("local", "exact")),
+            ("weight_gradient", weight_gradient, ("local", "exact")),
+            ("nudge", nudge, ("after", "before")),
+        ):
+            if got not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
+        self.W, self.tau, self.T, self.u = W.clone(), tau.clone(), tau.log(), u.clone()
+        self.x = torch.tanh(u)
+        self.dt = dt
+        self.learns_w, self.learns_tau, self.nudges = (
+            bool((eta > 0).any()) for eta in (self.eta_w, self.eta_tau, self.eta_u)
+        )
+        self.update, self.nudge = update, nudge
+        self.tau_gradient, self.weight_gradient = tau_gradient, weight_gradient
+        self.a = torch.zeros_like(tau)  # Eq. 11
+        self.P = u.new_zeros(networks, n, n)  # exact: P[:, k, j] = du_k / dtau_j
+        self.Q = u.new_zeros(networks, n, n * n)  # exact: Q[:, k, j * n + i] = du_k / dw_ji
+        self.touched = torch.zeros(networks, dtype=torch.bool, device=u.device)
+
+    def step(self, d: Tensor | None = None) -> Tensor:
+        """Run one step; learn from the desired outputs d, (networks, n) or (n,), if they are given.
+
+        Returns:
+            The outputs x, (networks, n), that Eq. 2 gave, before any nudge.
+        """
+        W, tau, x_before = self.W, self.tau, self.x
+        alpha = self.dt / tau
+        change = alpha * (_matvec(W, x_before) - self.u)  # Eq. 8
+        self.u = self.u + change  # Eq. 2
+        self.x = x = torch.tanh(self.u)
+        if d is None:
+            return x
+        self._accumulate(W, tau, alpha, change, x_before)
+        if self.nudge == "before":
+            self._nudge(d)
+        delta = (d - self.x) * (1 - self.x**2)  # -dE/du
+        if self.learns_w:
+            self.W = W + self.eta_w[..., None] * self._weight_step(delta, alpha, x_before)
+        if self.learns_tau:
+            self._step_tau(tau, delta)
+        if self.nudge == "after":
+            self._nudge(d)
+        return x
+
+    def _accumulate(self, W: Tensor, tau: Tensor, alpha: Tensor, change: Tensor, x_before: Tensor) -> None:
+        """Carry the sensitivities of the state one step on."""
+        if self.tau_gradient == "local":
+            self.a = (1 - alpha) * self.a - change / tau  # Eq. 11
+        if "exact" not in (self.tau_gradient, self.weight_gradient):
+            return
+        slope = 1 - x_before**2
+        J = torch.diag_embed(1 - alpha) + alpha[..., None] * W * slope[..., None, :]  # du_t / du_{t-1}
+        if self.tau_gradient == "exact":
+            self.P = J @ self.P - torch.diag_embed(change / tau)
+        if self.weight_gradient == "exact":
+            own = torch.diag_embed(alpha)[..., None] * x_before[..., None, None, :]  # (.., k, j, i)
+            self.Q = J @ self.Q + own.flatten(-2)
+
+    def _weight_step(self, delta: Tensor, alpha: Tensor, x_before: Tensor) -> Tensor:
+        """Return -dE/dW, (networks, n, n)."""
+        if self.weight_gradient == "local":
+            return (delta * alpha)[..., None] * x_before[..., None, :]  # Eq. 6
+        return (delta[..., None, :] @ self.Q).view_as(self.W)
+
+    def _step_tau(self, tau: Tensor, delta: Tensor) -> None:
+        """Move the time constants down the error, and keep them within `BOUNDS`."""
+        downhill = delta * self.a if self.tau_gradient == "local" else (delta[..., None, :] @ self.P)[..., 0, :]
+        low, high = BOUNDS
+        if self.update == "log":
+            T = self.T + self.eta_tau * tau * downhill  # Eq. 12
+            inside = (T > math.log(low)) & (T < math.log(high))
+            self.T = T.clamp(math.log(low), math.log(high))
+            self.tau = self.T.exp()
+        else:
+            gain = tau**2 if self.update == "scaled" else 1  # Eq. 15, Eq. 7
+            moved = tau + self.eta_tau * gain * downhill
+            inside = (moved > low) & (moved < high)
+            self.tau = moved.clamp(low, high)
+        self.touched |= ~inside.all(-1)  # NaN is not inside either
+
+    def _nudge(self, d: Tensor) -> None:
+        """Draw the state towards the one that would put out d."""
+        if not self.nudges:
+            return
+        slope = 1 - self.x**2
+        pull = (d - self.x) / slope
+        if "exact" in (self.tau_gradient, self.weight_gradient):
+            through = (1 - self.eta_u + 2 * self.eta_u * self.x * pull)[..., None]  # d(nudged u) / du
+            self.P, self.Q = through * self.P, through * self.Q
+        self.u = self.u + self.eta_u * pull  # Eq. 16
+        self.x = torch.tanh(self.u)
+
+
+def _matvec(W: Tensor, x: Tensor) -> Tensor:
+    return (W @ x[..., None])[..., 0]

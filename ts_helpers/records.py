@@ -1,0 +1,148 @@
+"""Results that carry how they were made: an xarray Dataset, the findings, and their provenance, in one folder."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from ts_helpers.claims import Finding, Measured
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("results.nc", "claims.json", "provenance.json")
+PACKAGES = ("torch", "numpy", "scipy", "xarray", "matplotlib")
+
+
+@dataclass
+class Record:
+    """A record as read back: labelled results, findings, provenance."""
+
+    results: xr.Dataset
+    findings: dict[str, Finding]
+    provenance: dict[str, Any]
+
+
+@dataclass
+class Recorder:
+    """Keeps the time of a notebook's run, and saves what came of it.
+
+    Args:
+        notebook: its name, ``<paper>/<idea>``.
+        scale, seed, device: as the notebook resolved them.
+        parameters: every other parameter of the notebook, as given.
+    """
+
+    notebook: str
+    scale: str
+    seed: int
+    device: str
+    parameters: dict[str, Any]
+    start: datetime = field(default_factory=lambda: datetime.now(UTC))
+    clock: float = field(default_factory=time.perf_counter)
+
+    def save(self, results: xr.Dataset, findings: list[Finding]) -> Path:
+        """Write the record as a whole or not at all; an older one of the same notebook makes way.
+
+        Raises:
+            ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
+        """
+        for name, variable in results.variables.items():
+            if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
+                raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
+        target = folder(self.notebook)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            results.to_netcdf(made / "results.nc", engine="h5netcdf")
+            _write_json(made / "claims.json", [finding.as_dict() for finding in findings])
+            digests = {name: _digest(made / name) for name in FILES[:2]}
+            _write_json(made / "provenance.json", self._provenance() | {"sha256": digests})
+            replace_folder(made, target)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        return target
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "notebook": self.notebook,
+            "scale": self.scale,
+            "seed": self.seed,
+            "parameters": self.parameters,
+            "commit": _git("rev-parse", "HEAD") or "unknown",
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+            "packages": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine() + " CPU",
+            "threads": torch.get_num_threads(),
+            "start": self.start.isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - self.clock, 1),
+        }
+
+
+def folder(notebook: str) -> Path:
+    """Where the record of a notebook lies: below ``$TS_RECORDS`` if that is set, else ``_build/records``."""
+    return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
+
+
+def load(path: Path) -> Record:
+    """Read the record in a folder, whole.
+
+    Raises:
+        ValueError: the folder has no record, or one that is truncated, changed or not ours.
+    """
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise ValueError(f"{path} is not a record: it has no {', '.join(missing)}")
+    try:
+        provenance = json.loads((path / "provenance.json").read_text())
+        digests = provenance["sha256"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path / 'provenance.json'} is truncated, or was not written by this project") from None
+    for name in FILES[:2]:
+        if digests.get(name) != _digest(path / name):
+            raise ValueError(f"{path / name} is truncated, or not the file its provenance.json was written for")
+    with xr.open_dataset(path / "results.nc", engine="h5netcdf") as dataset:
+        results = dataset.load()
+    findings = {}
+    for entry in json.loads((path / "claims.json").read_text()):
+        measured = tuple(Measured(**m) for m in entry["measured"])
+        findings[entry["claim"]] = Finding(**entry | {"measured": measured})
+    return Record(results, findings, provenance)
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Put the folder ``made`` in the place of ``target``."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git(*words: str) -> str:
+    """Return what git says of the project, or nothing where there is no git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

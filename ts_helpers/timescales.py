@@ -1,0 +1,159 @@
+r"""Where a leak rate comes from: four dials, each a parametrisation of ``alpha``.
+
+A leaky unit replaces the fraction ``alpha = dt / tau`` of its state in one step. A dial maps the raw number
+that the optimiser moves to ``alpha``, and back:
+
+=========  =================  ==========================  ============
+dial       raw number         alpha                       used by
+=========  =================  ==========================  ============
+Clamped    tau, in steps      1 / max(tau, 1)             Benureau & Tani (2018)
+Direct     alpha              the raw number              Quax et al. (2020)
+LogTau     T = log tau        dt * exp(-T)                Matsuki & Shibata (2018)
+Gate       a gate's bias b    sigmoid(b)                  Tallec & Ollivier (2018)
+=========  =================  ==========================  ============
+
+A dial is attached with `set_dial`; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw
+number to the one that gives 0.3. Fixed or learned is ``requires_grad`` of the raw number; shared, per layer or
+per unit is its shape.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+class Dial(nn.Module):
+    """Base of the dials: checks and broadcasts what is assigned to ``alpha``.
+
+    Subclasses give ``forward`` (raw to alpha), ``inverse`` (alpha to raw), the open interval ``limits`` in
+    which alpha can be set, and ``closed`` where its upper end belongs to it.
+    """
+
+    limits = (0.0, 2.0)
+    closed = False
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Return the raw number whose ``forward`` is alpha."""
+        raise TypeError(f"{type(self).__name__} has no inverse")
+
+    def right_inverse(self, alpha: Tensor | float) -> Tensor:
+        """Return the raw tensor for ``alpha``; a number, or a shape that broadcasts, fills the whole dial.
+
+        Raises:
+            ValueError: alpha lies outside this dial's limits, or has a shape that does not broadcast.
+        """
+        like = getattr(self, "like", None)
+        if like is None:  # registration: from now on a plain number takes this shape, type and device
+            like = torch.empty_like(torch.as_tensor(alpha))
+            self.register_buffer("like", like, persistent=False)
+        alpha = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
+        try:
+            alpha = alpha.expand(like.shape)
+        except RuntimeError:
+            raise ValueError(f"alpha must broadcast to shape {tuple(like.shape)}, got {tuple(alpha.shape)}") from None
+        low, high = self.limits
+        inside = (alpha > low) & ((alpha <= high) if self.closed else (alpha < high))
+        if not bool(inside.all()):
+            wrong = alpha[~inside].reshape(-1)[0].item()
+            raise ValueError(
+                f"alpha of a {type(self).__name__} dial must lie in ({low:g}, {high:g}{']' if self.closed else ')'}, "
+                f"got {wrong:g}"
+            )
+        return self.inverse(alpha.detach()).clone()
+
+
+class Clamped(Dial):
+    r"""The time constant itself, in steps, held at one or more.
+
+    .. math:: \alpha = 1 / \max(\tau, 1)
+
+    Source: Benureau & Tani (2018), Section 2. Below ``tau = 1`` the gradient is zero.
+    """
+
+    limits, closed = (0.0, 1.0), True
+
+    def forward(self, tau: Tensor) -> Tensor:
+        """Map tau (steps) to alpha."""
+        return 1 / tau.clamp(min=1)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Map alpha to tau (steps)."""
+        return 1 / alpha
+
+
+class Direct(Dial):
+    """Alpha itself.
+
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 10-12. Nothing holds it in (0, 1]: beyond 2 the leak of a
+    unit is unstable.
+    """
+
+    def forward(self, alpha: Tensor) -> Tensor:
+        """Return alpha unchanged."""
+        return alpha
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Return alpha unchanged."""
+        return alpha
+
+
+class LogTau(Dial):
+    r"""The logarithm of the time constant, stepped by forward Euler.
+
+    .. math:: \alpha = \Delta t \, e^{-T}, \qquad T = \log \tau
+
+    Source: Matsuki & Shibata (2018), Section 2.2.
+
+    Args:
+        dt: time between steps, in the unit of tau.
+
+    Raises:
+        ValueError: ``dt`` is not positive.
+    """
+
+    def __init__(self, dt: float = 1.0):
+        super().__init__()
+        if not dt > 0:
+            raise ValueError(f"dt must be positive, got {dt=}")
+        self.log_dt = math.log(dt)
+
+    def forward(self, T: Tensor) -> Tensor:
+        """Map T = log tau to alpha."""
+        return torch.exp(self.log_dt - T)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Map alpha to T = log tau."""
+        return self.log_dt - torch.log(alpha)
+
+
+class Gate(Dial):
+    r"""The bias of a gate that has no input.
+
+    .. math:: \alpha = \sigma(b) = 1 / (1 + e^{-b}), \qquad \tau = 1 + e^{-b}
+
+    Source: Tallec & Ollivier (2018), Section 2 and Eq. 10. The same as `LogTau` stepped by backward Euler:
+    ``sigmoid(log(dt / tau)) = (dt / tau) / (1 + dt / tau)``.
+    """
+
+    limits = (0.0, 1.0)
+
+    def forward(self, b: Tensor) -> Tensor:
+        """Map the bias b to alpha."""
+        return torch.sigmoid(b)
+
+    def inverse(self, alpha: Tensor) -> Tensor:
+        """Map alpha to the bias b."""
+        return torch.logit(alpha)
+
+
+def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
+    """Let the parameter ``name`` of ``module`` come from ``dial``; its present value is kept.
+
+    The raw number is then ``module.parametrizations.<name>.original``.
+
+    Raises:
+        ValueError: the present value lies outside the dial's limits.
+    """
+    parametrize.register_parametrization(module, name, dial)
