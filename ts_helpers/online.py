@@ -118,6 +118,11 @@ class OnlineLearner:
             self._nudge(d)
         return x
 
+    def restart(self, u: Tensor) -> None:
+        """Set the internal states, (networks, n), and keep what was learned."""
+        self.u = u.expand_as(self.u).clone()
+        self.x = torch.tanh(self.u)
+
     def _accumulate(self, W: Tensor, tau: Tensor, alpha: Tensor, change: Tensor, x_before: Tensor) -> None:
         """Carry the sensitivities of the state one step on."""
         if self.tau_gradient == "local":
