@@ -84,6 +84,12 @@ class Measured:
     holds: bool | None
     note: str = ""
 
+    def describe(self, statistic: str) -> str:
+        """Return estimate and interval for a reader, or why there are none."""
+        if self.estimate is None or self.low is None or self.high is None:
+            return self.note
+        return describe(self.estimate, self.low, self.high, statistic)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -195,10 +201,8 @@ def _verdict(holds: list[bool | None]) -> Verdict:
     return "inconclusive" if None in holds else "not reproduced"
 
 
-def describe(m: Measured, quantity: Quantity) -> str:
-    """Return a measured quantity as a reader likes it: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
-    if m.estimate is None or m.low is None or m.high is None:
-        return m.note
-    if quantity.statistic == "rate":
-        return f"{100 * m.estimate:.0f} % [{100 * m.low:.0f}, {100 * m.high:.0f}]"
-    return f"{m.estimate:.3g} [{m.low:.3g}, {m.high:.3g}]"
+def describe(estimate: float, low: float, high: float, statistic: str) -> str:
+    """Return an estimate and its interval as a reader likes them: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
+    if statistic == "rate":
+        return f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{estimate:.3g} [{low:.3g}, {high:.3g}]"

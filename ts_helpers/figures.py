@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from myst_nb import glue
 from numpy.typing import ArrayLike
 
-from ts_helpers.claims import Finding, describe, read_claims
+from ts_helpers.claims import Finding, read_claims
 
 # From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
 # in lightness too, and paired with a dash, so that they survive a grey print.
@@ -104,7 +104,7 @@ def glue_finding(finding: Finding) -> None:
     claim = read_claims()[finding.claim]
     glue(f"{claim.id}-verdict", Plain(finding.verdict), display=False)
     for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
-        glue(f"{claim.id}-{quantity.name}", Plain(describe(measured, quantity)), display=False)
+        glue(f"{claim.id}-{quantity.name}", Plain(measured.describe(quantity.statistic)), display=False)
 
 
 class Plain(str):

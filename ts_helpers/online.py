@@ -109,7 +109,7 @@ class OnlineLearner:
         self._accumulate(W, tau, alpha, change, x_before)
         if self.nudge == "before":
             self._nudge(d)
-        delta = (d - self.x) * (1 - self.x**2)  # -dE/du
+        delta = (d - self.x) * (1 - self.x * self.x)  # -dE/du
         if self.learns_w:
             self.W = W + self.eta_w[..., None] * self._weight_step(delta, alpha, x_before)
         if self.learns_tau:
@@ -148,22 +148,20 @@ class OnlineLearner:
         downhill = delta * self.a if self.tau_gradient == "local" else (delta[..., None, :] @ self.P)[..., 0, :]
         low, high = BOUNDS
         if self.update == "log":
-            T = self.T + self.eta_tau * tau * downhill  # Eq. 12
-            inside = (T > math.log(low)) & (T < math.log(high))
-            self.T = T.clamp(math.log(low), math.log(high))
-            self.tau = self.T.exp()
+            moved = self.T + self.eta_tau * tau * downhill  # Eq. 12
+            self.T = held = moved.clamp(math.log(low), math.log(high))
+            self.tau = held.exp()
         else:
             gain = tau**2 if self.update == "scaled" else 1  # Eq. 15, Eq. 7
             moved = tau + self.eta_tau * gain * downhill
-            inside = (moved > low) & (moved < high)
-            self.tau = moved.clamp(low, high)
-        self.touched |= ~inside.all(-1)  # NaN is not inside either
+            self.tau = held = moved.clamp(low, high)
+        self.touched |= (held != moved).any(-1)  # true of NaN too
 
     def _nudge(self, d: Tensor) -> None:
         """Draw the state towards the one that would put out d."""
         if not self.nudges:
             return
-        slope = 1 - self.x**2
+        slope = 1 - self.x * self.x
         pull = (d - self.x) / slope
         if "exact" in (self.tau_gradient, self.weight_gradient):
             through = (1 - self.eta_u + 2 * self.eta_u * self.x * pull)[..., None]  # d(nudged u) / du
