@@ -1,11 +1,23 @@
 """One step of each cell of the book, and `unroll`, which makes a sequence of them."""
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from ts_helpers.timescales import Dial, set_dial
+
+
+class Cell(Protocol):
+    """What `unroll` needs of a cell."""
+
+    def __call__(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (batch, input) and a state (batch, hidden) to the next state."""
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the state before the first step, for an input x (batch, input)."""
 
 
 class LeakyCell(nn.Module):
@@ -30,6 +42,8 @@ class LeakyCell(nn.Module):
     Raises:
         ValueError: a size is negative or no neuron is asked for; alpha lies outside the dial's limits.
     """
+
+    alpha: Any  # reads as a Tensor; a number can be assigned too
 
     def __init__(
         self,
@@ -59,7 +73,7 @@ class LeakyCell(nn.Module):
         return x.new_zeros(len(x), len(self.W))
 
 
-def unroll(cell: nn.Module, x: Tensor, state: Tensor | None = None) -> Tensor:
+def unroll(cell: Cell, x: Tensor, state: Tensor | None = None) -> Tensor:
     """Step a cell through a sequence.
 
     Args:

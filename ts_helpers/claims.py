@@ -1,6 +1,7 @@
 """Claims as data: a quantity over seeds, its 95 % interval, and the verdict that the criterion gives."""
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMS = ROOT / "book" / "claims.yml"
 CONFIDENCE = 0.95
-STATISTICS = {"mean": np.mean, "median": np.median}
+STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
 
 

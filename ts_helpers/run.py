@@ -235,7 +235,9 @@ def execute_all(jobs: list[Job], workers: int) -> int:
                 problem, seconds = done.result()
                 if problem:
                     failed += 1
-                    print(f"FAILED      {job.name}, {problem}\n            see {job.partial}", file=sys.stderr, flush=True)
+                    print(
+                        f"FAILED      {job.name}, {problem}\n            see {job.partial}", file=sys.stderr, flush=True
+                    )
                 else:
                     print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
     return failed
@@ -274,7 +276,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m ts_helpers.run",
         description="Execute the book's notebooks; those whose inputs have not changed are skipped.",
     )
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all")
+    parser.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all"
+    )
     parser.add_argument("--scale", choices=SCALES, help="the same as -p scale S; default: book")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="set a parameter"

@@ -1,0 +1,76 @@
+"""Repairs to the pages of Jupyter Book 1.x: two console errors, links, weight, and names for screen readers."""
+
+import html
+import re
+from pathlib import Path
+
+
+def _scripts(app, pagename, templatename, context, doctree):
+    """Drop inline scripts that come twice: sphinx-thebe's second one is a SyntaxError."""
+    seen, kept = set(), []
+    for script in context.get("script_files", []):
+        body = getattr(script, "attributes", {}).get("body")
+        if body and body in seen:
+            continue
+        seen.add(body)
+        kept.append(script)
+    context["script_files"][:] = kept
+
+
+def _link_to_text(app, pagename, templatename, context, doctree):
+    """Pages come from executed .ipynb files, which are not in git: let Edit and Binder open the text notebook."""
+    if not (Path(app.srcdir) / f"{pagename}.md").exists() or context.get("page_source_suffix") != ".ipynb":
+        return
+
+    def fix(buttons):
+        for button in buttons:
+            if button.get("type") == "group":
+                fix(button["buttons"])
+            url = button.get("url", "")
+            if "://" in url and url.endswith(f"{pagename}.ipynb"):
+                button["url"] = url.removesuffix(".ipynb") + ".md"
+
+    fix(context.get("header_buttons", []))
+
+
+# What the theme's HTML (sphinx-book-theme 1.3, pydata-sphinx-theme 0.17) gets wrong, and how it should read.
+REPAIRS = (
+    (re.compile(r'<script[^>]*fontawesome\.js[^>]*></script>\s*'), ""),  # the same icons are sent as fonts
+    (re.compile(r'(<link rel="preload" as="script" href="[^"]*fontawesome\.js[^"]*"\s*/?>)\s*'), ""),
+    (re.compile(r'(<button class="btn[^"]*search-button[^>]*?) aria-label="Search"'), r"\1"),
+    (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
+    (re.compile(r'<i class="(fa[^"]*)"(?![^>]*aria-hidden)'), r'<i aria-hidden="true" class="\1"'),
+    (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
+    (re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)'),
+     '<div class="sidebar-primary-item" role="navigation" aria-label="Home">'),
+)  # fmt: skip
+
+
+def _repair_html(app, exception):
+    """Apply REPAIRS to every built page."""
+    if exception or app.builder.format != "html":
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        if "vendor" in page.parts:
+            continue
+        text = page.read_text()
+        for pattern, by in REPAIRS:
+            text = pattern.sub(by, text)
+        page.write_text(text)
+
+
+def _describe(app, pagename, templatename, context, doctree):
+    """Give every page a description: search engines and link previews show it."""
+    if 'name="description"' not in context.get("metatags", "") and context.get("title"):
+        title = html.escape(re.sub("<[^>]+>", "", context["title"]), quote=True)
+        book = html.escape(app.config.project, quote=True)
+        context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{title}. {book}.">'
+
+
+def setup(app):
+    """Connect the repairs."""
+    app.connect("html-page-context", _scripts, priority=900)
+    app.connect("html-page-context", _link_to_text, priority=901)
+    app.connect("html-page-context", _describe, priority=902)
+    app.connect("build-finished", _repair_html)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
