@@ -17,13 +17,18 @@ new MutationObserver(() => {
   }
 }).observe(document.documentElement, { childList: true, subtree: true });
 
-// An equation wider than the page scrolls; let the keyboard reach it.
-window.addEventListener("load", () => {
-  for (const box of document.querySelectorAll("div.math, .pst-scrollable-table-container, table")) {
+// What is wider than the page scrolls inside its box; let the keyboard reach it.
+const reachable = () => {
+  for (const box of document.querySelectorAll("div.math, mjx-container[display], .pst-scrollable-table-container")) {
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") {
       box.tabIndex = 0;
-      box.setAttribute("role", "region");
+      box.setAttribute("role", "group");
       box.setAttribute("aria-label", "Scrolls sideways");
     }
   }
+};
+window.addEventListener("load", async () => {
+  if (window.MathJax && window.MathJax.startup) await window.MathJax.startup.promise;
+  reachable();
+  window.addEventListener("resize", reachable);
 });
