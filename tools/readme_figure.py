@@ -3,9 +3,10 @@
 import matplotlib.pyplot as plt
 
 from ts_helpers import figures
-from ts_helpers.records import ROOT, folder, load
+from ts_helpers.places import ROOT, record_folder
+from ts_helpers.records import load
 
-record = load(folder("matsuki2018/gradient-of-tau"))
+record = load(record_folder("matsuki2018/gradient-of-tau"))
 tau = record.results["tau"].values
 size = record.results["sensitivity"].values[:40]
 figures.use_style()

@@ -12,8 +12,8 @@ import yaml
 from numpy.typing import ArrayLike
 from scipy import stats
 
-ROOT = Path(__file__).resolve().parents[1]
-CLAIMS = ROOT / "book" / "claims.yml"
+from ts_helpers.places import CLAIMS
+
 CONFIDENCE = 0.95
 STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
@@ -205,5 +205,7 @@ def _verdict(holds: list[bool | None]) -> Verdict:
 def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     """Return an estimate and its interval as a reader likes them: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
     if statistic == "rate":
-        return f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
+        text = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    else:
+        text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

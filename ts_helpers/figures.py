@@ -18,9 +18,8 @@ from ts_helpers.claims import Finding, read_claims
 
 # From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
 # in lightness too, and paired with a dash, so that they survive a grey print.
-BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#000000"
-COLOURS = (BLUE, ORANGE, BLACK, GREEN, PURPLE, SKY)
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (7, 2)), (0, (2, 2)))
+COLOURS = BLUE, ORANGE, BLACK, GREEN = "#0072b2", "#e69f00", "#000000", "#009e73"
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 def use_style() -> None:

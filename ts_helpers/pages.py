@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from ts_helpers.claims import Claim, Finding, read_claims
-from ts_helpers.records import ROOT, Record, folder, load
+from ts_helpers.places import ROOT, record_folder
+from ts_helpers.records import Record, load
 from ts_helpers.run import Job, find
 
 PAGES = ROOT / "_build" / "pages"
@@ -28,7 +29,7 @@ DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 def records(claims: dict[str, Claim]) -> dict[str, Record]:
     """Return the record of every chapter that has claims and was run."""
     chapters = dict.fromkeys(claim.chapter for claim in claims.values())
-    return {chapter: load(folder(chapter)) for chapter in chapters if folder(chapter).is_dir()}
+    return {chapter: load(record_folder(chapter)) for chapter in chapters if record_folder(chapter).is_dir()}
 
 
 def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -18,10 +17,9 @@ import torch
 import xarray as xr
 
 from ts_helpers.claims import Finding, Measured
+from ts_helpers.places import PACKAGES, ROOT, record_folder, replace_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = ("results.nc", "claims.json", "provenance.json")
-PACKAGES = ("torch", "numpy", "scipy", "xarray", "matplotlib")
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Recorder:
         for name, variable in results.variables.items():
             if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
                 raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
-        target = folder(self.notebook)
+        target = record_folder(self.notebook)
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
@@ -90,11 +88,6 @@ class Recorder:
         }
 
 
-def folder(notebook: str) -> Path:
-    """Where the record of a notebook lies: below ``$TS_RECORDS`` if that is set, else ``_build/records``."""
-    return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
-
-
 def load(path: Path) -> Record:
     """Read the record in a folder, whole.
 
@@ -119,16 +112,6 @@ def load(path: Path) -> Record:
         measured = tuple(Measured(**m) for m in entry["measured"])
         findings[entry["claim"]] = Finding(**entry | {"measured": measured})
     return Record(results, findings, provenance)
-
-
-def replace_folder(made: Path, target: Path) -> None:
-    """Put the folder ``made`` in the place of ``target``."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, content: Any) -> None:

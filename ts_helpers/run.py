@@ -29,11 +29,8 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
-from ts_helpers.claims import CLAIMS
-from ts_helpers.records import PACKAGES, ROOT, replace_folder
+from ts_helpers.places import CLAIMS, NOTEBOOKS, PACKAGES, ROOT, replace_folder
 from ts_helpers.settings import SCALES, Parameter, read_parameters, read_value
-
-NOTEBOOKS = ROOT / "notebooks"
 
 
 @dataclass(frozen=True)

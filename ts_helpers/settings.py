@@ -5,9 +5,10 @@ import math
 import re
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SCALES = ("smoke", "book", "paper")
 
@@ -95,12 +96,14 @@ def resolve(scale: str, table: dict[str, dict[str, Any]], **given: Any) -> Simpl
     return SimpleNamespace(**table[scale] | {name: value for name, value in given.items() if value is not None})
 
 
-def torch_device(name: str, auto: str = "cuda") -> torch.device:
+def torch_device(name: str, auto: str = "cuda") -> "torch.device":
     """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU.
 
     Raises:
         ValueError: the name is none of auto, cpu, cuda; or cuda is asked for and there is none.
     """
+    import torch  # here, so that the runner, which reads parameters, starts without it
+
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():

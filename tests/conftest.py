@@ -1,0 +1,42 @@
+"""What several tests need: a copy of the project in which notebooks can run and the book can be built."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run ``python -m`` with these words in a copy of the project, whose own ts_helpers is the one imported."""
+    env = {k: v for k, v in os.environ.items() if k != "TS_RECORDS"} | {"PYTHONPATH": str(root)} | environment
+    return subprocess.run([sys.executable, "-m", *words], cwd=root, env=env, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A copy of the project whose notebooks have all run at smoke scale."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("book", "notebooks", "ts_helpers"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".*"))
+    (root / "results").mkdir()
+    for name in ("_config.yml", "_toc.yml", "README.md"):
+        shutil.copy(ROOT / name, root)
+    done = run(root, "ts_helpers.run", "--scale", "smoke", "--jobs", str(os.cpu_count()))
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture(scope="session")
+def site(project) -> Path:
+    """The pages of that copy, built with every warning an error."""
+    assert (project / "book" / "static" / "vendor" / "mathjax").is_dir(), "make fetches these: run make test"
+    made = run(project, "ts_helpers.pages")
+    assert made.returncode == 0, made.stderr
+    built = run(project, "jupyter_book", "build", ".", "--all", "-W", "-n", "--keep-going")
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    return project / "_build" / "html"

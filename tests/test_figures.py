@@ -1,0 +1,49 @@
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from ts_helpers import figures
+
+
+def test_slider_links_handle_and_figures_without_a_kernel():
+    def draw(value):
+        fig, ax = plt.subplots(figsize=(2, 1))
+        ax.plot([0, value])
+        return fig
+
+    box = figures.slider(draw, [1, 2, 5], "tau", lambda v: f'a "quoted" line to {v}', start=1)
+    pick, stack = box.children
+    assert [label for label, _ in pick.options] == ["1", "2", "5"]
+    assert stack.selected_index == pick.value == 1
+    assert 'alt="a &quot;quoted&quot; line to 5"' in stack.children[2].value
+    assert len({page.value for page in stack.children}) == 3
+    assert not plt.get_fignums()  # nothing left open
+
+
+def test_plot_runs_draws_each_run_and_the_median():
+    fig, ax = plt.subplots()
+    figures.plot_runs(ax, [0, 1], [[0, 1], [0, 2], [0, np.nan]], "C0", "runs")
+    assert len(ax.lines) == 4
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0, 1.5])
+    plt.close(fig)
+
+
+def lightness(colour):
+    """CIE L* of a colour: what remains of it in a grey print."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]
+    y = np.dot([0.2126, 0.7152, 0.0722], linear)
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+@pytest.mark.parametrize("pair", zip(figures.COLOURS, figures.COLOURS[1:], strict=False))
+def test_neighbouring_colours_differ_in_a_grey_print(pair):
+    one, other = map(lightness, pair)
+    assert abs(one - other) > 10
+
+
+def test_every_colour_has_its_dash():
+    assert len(figures.DASHES) == len(figures.COLOURS) == len(set(map(str, figures.DASHES)))

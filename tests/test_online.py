@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+import torch
+
+from ts_helpers.cells import LeakyCell
+from ts_helpers.datasets.oscillator import ring_oscillation, ring_teacher, ring_weights
+from ts_helpers.online import OnlineLearner
+from ts_helpers.timescales import LogTau
+
+DT, ETA_W, ETA_T, ETA_U = 0.01, 0.1, 0.01, 0.01
+
+
+def numpy_paper(W, tau, u, desired, update, nudge):
+    """Section 2 of Matsuki & Shibata (2018), one network, neuron by neuron; returns W, tau, u after every step."""
+    n, W, tau, u = len(u), W.copy(), tau.copy(), u.copy()
+    T, a, x = np.log(tau), np.zeros(len(u)), np.tanh(u)
+    history = []
+    for d in desired:
+        u_before, x_before, alpha = u.copy(), x.copy(), DT / tau
+        for j in range(n):
+            u[j] = (1 - alpha[j]) * u_before[j] + alpha[j] * sum(W[j, i] * x_before[i] for i in range(n))  # 2
+        x = np.tanh(u)  # 3
+        for j in range(n):
+            a[j] = -(u[j] - u_before[j]) / tau[j] + (1 - alpha[j]) * a[j]  # 11
+        if nudge == "before":
+            u = u + ETA_U * (d - x) / (1 - x**2)  # 16
+            x = np.tanh(u)
+        for j in range(n):
+            for i in range(n):
+                W[j, i] += ETA_W * (d[j] - x[j]) * (1 - x[j] ** 2) * alpha[j] * x_before[i]  # 6
+            gradient = (d[j] - x[j]) * (1 - x[j] ** 2) * a[j]
+            if update == "log":
+                T[j] = np.clip(T[j] + ETA_T * tau[j] * gradient, np.log(0.01), np.log(100))  # 12
+                tau[j] = np.exp(T[j])
+            elif update == "scaled":
+                tau[j] = np.clip(tau[j] + ETA_T * tau[j] ** 2 * gradient, 0.01, 100)  # 15, with the sign put right
+            else:
+                tau[j] = np.clip(tau[j] + ETA_T * gradient, 0.01, 100)  # 7
+        if nudge == "after":
+            u = u + ETA_U * (d - x) / (1 - x**2)  # 16
+            x = np.tanh(u)
+        history.append((W.copy(), tau.copy(), u.copy()))
+    return history
+
+
+def random_networks(networks=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return draw(networks, 3, 3), torch.exp(draw(networks, 3)), draw(networks, 3), torch.tanh(draw(50, networks, 3))
+
+
+@pytest.mark.parametrize("nudge", ["after", "before"])
+@pytest.mark.parametrize("update", ["log", "scaled", "direct"])
+def test_learner_equals_numpy_transcription(update, nudge):
+    W, tau, u, desired = random_networks()
+    learner = OnlineLearner(W, tau, u, dt=DT, eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U, update=update, nudge=nudge)
+    expected = [
+        numpy_paper(W[i].numpy(), tau[i].numpy(), u[i].numpy(), desired[:, i].numpy(), update, nudge) for i in range(5)
+    ]
+    for t, d in enumerate(desired):
+        learner.step(d)
+        for i in range(5):
+            for ours, theirs in zip((learner.W[i], learner.tau[i], learner.u[i]), expected[i][t], strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_step_without_teacher_equals_the_leaky_cell():
+    W, tau, u, _ = random_networks(networks=1)
+    learner = OnlineLearner(W, tau, u, dt=DT)
+    cell = LeakyCell(0, 3, 0.5, LogTau(DT), generator=torch.Generator()).double()
+    cell.alpha = DT / tau[0]
+    with torch.no_grad():
+        cell.W.copy_(W[0])
+        for _ in range(20):
+            u = cell(u.new_zeros(1, 0), u)
+            x = learner.step()
+    torch.testing.assert_close(x, torch.tanh(u))
+
+
+@pytest.mark.parametrize("nudge", ["after", "before"])
+def test_exact_gradients_equal_autograd_through_the_nudge(nudge):
+    W, tau, u, desired = random_networks(networks=2)
+    learner = OnlineLearner(W, tau, u, dt=DT, eta_u=0.05, tau_gradient="exact", weight_gradient="exact", nudge=nudge)
+    W, tau = W.clone().requires_grad_(True), tau.clone().requires_grad_(True)
+    for d in desired:
+        learner.step(d)
+        alpha = DT / tau
+        u = (1 - alpha) * u + alpha * (W @ torch.tanh(u)[..., None])[..., 0]
+        u = u + 0.05 * (d - torch.tanh(u)) / (1 - torch.tanh(u) ** 2)
+    by_tau, by_W = torch.autograd.grad(u.sum(), (tau, W))
+    torch.testing.assert_close(learner.P.sum(1), by_tau)
+    torch.testing.assert_close(learner.Q.sum(1).view(2, 3, 3), by_W)
+
+
+def test_local_gradient_is_exact_for_neurons_that_do_not_hear_each_other():
+    _, tau, u, desired = random_networks()
+    W = torch.zeros(5, 3, 3).double()
+    local = OnlineLearner(W, tau, u, eta_tau=ETA_T)
+    exact = OnlineLearner(W, tau, u, eta_tau=ETA_T, tau_gradient="exact")
+    for d in desired:
+        local.step(d)
+        exact.step(d)
+    torch.testing.assert_close(local.tau, exact.tau)
+
+
+def test_networks_of_a_stack_do_not_disturb_each_other():
+    W, tau, u, desired = random_networks()
+    rates = dict(eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U)
+    W[1] = torch.nan  # one that has diverged
+    stack, alone = OnlineLearner(W, tau, u, **rates), OnlineLearner(W[:1], tau[:1], u[:1], **rates)
+    for d in desired:
+        stack.step(d)
+        alone.step(d[:1])
+    torch.testing.assert_close(stack.tau[:1], alone.tau)
+    assert bool(stack.touched[1])
+    assert not bool(stack.touched[0])
+
+
+def test_each_network_can_have_its_own_rates():
+    W, tau, u, desired = random_networks(networks=2)
+    rates = torch.tensor([[0.0], [ETA_T]])
+    learner = OnlineLearner(W, tau, u, eta_tau=rates, eta_w=rates.flip(0))
+    for d in desired:
+        learner.step(d)
+    torch.testing.assert_close(learner.tau[0], tau[0])
+    torch.testing.assert_close(learner.W[1], W[1])
+    assert not torch.allclose(learner.tau[1], tau[1])
+    assert not torch.allclose(learner.W[0], W[0])
+
+
+@pytest.mark.parametrize("update", ["log", "direct"])
+def test_tau_is_held_at_its_bounds_and_the_touch_is_kept(update):
+    W, tau, u, desired = random_networks()
+    learner = OnlineLearner(W, tau, u, eta_tau=1e4, update=update)
+    for d in desired:
+        learner.step(d)
+    assert bool(((learner.tau >= 0.01 - 1e-12) & (learner.tau <= 100 + 1e-9)).all())
+    assert bool(learner.touched.any())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(eta_w=-0.1), "eta_w must be 0 or positive, got -0.1"),
+        (dict(eta_tau=float("nan")), "eta_tau must be 0 or positive, got nan"),
+        (dict(update="linear"), "update must be one of log, scaled, direct, got 'linear'"),
+        (dict(nudge="never"), "nudge must be one of after, before, got 'never'"),
+        (dict(tau=torch.full((5, 3), 200.0)), r"tau must lie in \[0.01, 100\], got 200"),
+        (dict(W=torch.zeros(5, 2, 3)), "W must be"),
+    ],
+)
+def test_learner_refuses_what_it_cannot_use(change, message):
+    W, tau, u, _ = random_networks()
+    with pytest.raises(ValueError, match=message):
+        OnlineLearner(**dict(W=W, tau=tau, u=u) | change)
+
+
+def test_ring_weights_are_the_papers():
+    W = ring_weights(2, 3, -4)
+    for j in range(3):
+        assert W[j, j] == 2
+        assert W[(j + 1) % 3, j] == 3  # anti-clockwise: from j to the next
+        assert W[j, (j + 1) % 3] == -4
+
+
+def test_ring_oscillation_equals_numpy_transcription():
+    W, tau = ring_weights().numpy().astype(float), np.array([2.0, 5.0, 10.0])
+    u, outputs = np.array([0.0, 1.0, 0.0]), []
+    for _ in range(300):
+        u = (1 - 0.01 / tau) * u + 0.01 / tau * (W @ np.tanh(u))
+        outputs.append(np.tanh(u))
+    np.testing.assert_allclose(ring_oscillation(300, ring_teacher(), first=1), outputs, rtol=1e-10)
+
+
+def test_ring_teacher_keeps_oscillating():
+    late = ring_oscillation(6000, ring_teacher())[3000:]
+    assert bool((late.max(0).values > 0.8).all())
+    assert bool((late.min(0).values < -0.8).all())
+
+
+def test_ring_teacher_rejects_tau_too_small_for_its_step():
+    with pytest.raises(ValueError, match="alpha of a LogTau dial"):
+        ring_teacher((0.004, 5, 10))
+
+
+@pytest.mark.parametrize(("n_steps", "first"), [(10, 3), (0, 0)])
+def test_ring_oscillation_rejects_bad_numbers(n_steps, first):
+    with pytest.raises(ValueError, match=f"first={first}, n_steps={n_steps}"):
+        ring_oscillation(n_steps, ring_teacher(), first)

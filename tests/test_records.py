@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ts_helpers.claims import Finding, Measured
+from ts_helpers.places import record_folder
+from ts_helpers.records import FILES, Recorder, load
+
+FINDING = Finding(
+    "X1", "book", "partly", (Measured("a", 0.5, 0.4, 0.6, 100, None), Measured("b", None, None, None, 3, None))
+)
+
+
+@pytest.fixture
+def recorder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TS_RECORDS", str(tmp_path))
+    return Recorder("doe2020/leak", "book", 3, "cpu", {"n_runs": None, "eta": 0.1})
+
+
+def results(scale=1.0):
+    values = scale * np.random.default_rng(0).normal(size=(4, 3))
+    values[0, 0] = np.nan
+    return xr.Dataset(
+        {"loss": (("seed", "epoch"), values, {"units": "1", "long_name": "loss"})},
+        coords={"epoch": ("epoch", [0, 10, 20], {"units": "epochs", "long_name": "epoch"})},
+    )
+
+
+def test_record_comes_back_as_it_was_saved(recorder):
+    record = load(recorder.save(results(), [FINDING]))
+    xr.testing.assert_identical(record.results, results())
+    assert record.findings == {"X1": FINDING}
+    assert record.provenance["parameters"] == {"n_runs": None, "eta": 0.1}
+    assert {"commit", "dirty", "packages", "device", "threads", "start", "seconds"} <= set(record.provenance)
+
+
+def test_same_results_give_the_same_bytes(recorder):
+    path = recorder.save(results(), [FINDING])
+    first = [(path / name).read_bytes() for name in FILES[:2]]
+    recorder.save(results(), [FINDING])
+    assert [(path / name).read_bytes() for name in FILES[:2]] == first
+
+
+def test_a_new_record_takes_the_place_of_the_old(recorder):
+    recorder.save(results(), [FINDING])
+    path = recorder.save(results(2.0), [])
+    assert load(path).findings == {}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["leak"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_truncated_record_is_refused(recorder, name):
+    path = recorder.save(results(), [FINDING])
+    whole = (path / name).read_bytes()
+    (path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"{name} is truncated"):
+        load(path)
+
+
+def test_foreign_files_are_refused(recorder, tmp_path):
+    path = recorder.save(results(), [FINDING])
+    (path / "results.nc").write_bytes(b"not a NetCDF file")
+    with pytest.raises(ValueError, match=r"results\.nc is truncated, or not the file"):
+        load(path)
+    (path / "provenance.json").write_text(json.dumps({"other": "project"}))
+    with pytest.raises(ValueError, match="was not written by this project"):
+        load(path)
+
+
+def test_missing_record_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"is not a record: it has no results\.nc"):
+        load(tmp_path)
+
+
+def test_failed_save_leaves_the_old_record(recorder, monkeypatch):
+    path = recorder.save(results(), [FINDING])
+    monkeypatch.setattr(Recorder, "_provenance", lambda self: {"not json": object()})
+    with pytest.raises(TypeError):
+        recorder.save(results(2.0), [])
+    assert load(path).findings == {"X1": FINDING}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["leak"]
+
+
+def test_results_without_units_are_refused(recorder):
+    bare = xr.Dataset({"loss": (("seed",), [1.0], {"long_name": "loss"})})
+    with pytest.raises(ValueError, match="got 'loss' without"):
+        recorder.save(bare, [])
+
+
+def test_records_go_where_the_environment_says(recorder, tmp_path):
+    assert record_folder("doe2020/leak") == tmp_path / "doe2020" / "leak"

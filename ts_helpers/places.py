@@ -1,0 +1,25 @@
+"""Where things lie, and how one folder takes the place of another. Imports nothing heavy: the runner starts fast."""
+
+import os
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+CLAIMS = ROOT / "book" / "claims.yml"
+PACKAGES = ("torch", "numpy", "scipy", "xarray", "matplotlib")  # their versions can change results
+
+
+def record_folder(notebook: str) -> Path:
+    """Where the record of a notebook lies: below ``$TS_RECORDS`` if that is set, else ``_build/records``."""
+    return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Put the folder ``made`` in the place of ``target``."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    made.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
