@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(root: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run ``python -m`` with these words in a copy of the project, whose own ts_helpers is the one imported."""
+def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run a module in a copy of the project, whose own ts_helpers is the one imported."""
     env = {k: v for k, v in os.environ.items() if k != "TS_RECORDS"} | {"PYTHONPATH": str(root)} | environment
-    return subprocess.run([sys.executable, "-m", *words], cwd=root, env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", module, *words], cwd=root, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,9 @@ def site(project) -> Path:
     assert (project / "book" / "static" / "vendor" / "mathjax").is_dir(), "make fetches these: run make test"
     made = run(project, "ts_helpers.pages")
     assert made.returncode == 0, made.stderr
-    built = run(project, "jupyter_book", "build", ".", "--all", "-W", "-n", "--keep-going")
+    book = Path(sys.executable).with_name("jupyter-book")
+    built = subprocess.run(
+        [book, "build", ".", "--all", "-W", "-n", "--keep-going"], cwd=project, capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     return project / "_build" / "html"

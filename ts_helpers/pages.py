@@ -23,6 +23,7 @@ PAPERS = {
     "tallec2018": "D. Tallec & Ollivier (2018)",
 }
 VERDICTS = "reproduced|partly|not reproduced|inconclusive"
+VERDICT_LINE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 
 
@@ -120,7 +121,7 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], readme: s
     in_readme = dict(re.findall(rf"\b([A-DS]\d+\w?) ({VERDICTS})\b", readme))
     for claim in claims.values():
         source = Job(claim.chapter).source
-        said = re.findall(rf"^% prose {claim.id}: ({VERDICTS})$", source.read_text(), re.M)
+        said = [word for name, word in VERDICT_LINE.findall(source.read_text()) if name == claim.id]
         if len(said) != 1:
             wrong.append(
                 f"{source.relative_to(ROOT)} must have one line '% prose {claim.id}: <verdict>', it has {len(said)}"
