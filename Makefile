@@ -8,7 +8,7 @@ BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 HTML   := _build/html
 BOOK    = $(shell find book notebooks results ts_helpers _config.yml _toc.yml README.md -type f \
-            -not -name '.*' -not -path '*/__pycache__/*' 2>/dev/null)
+            -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help book test lint lab bench clean
 .DELETE_ON_ERROR:

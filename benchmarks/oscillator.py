@@ -30,7 +30,7 @@ def seconds(networks: int, desired: torch.Tensor) -> float:
 def main() -> None:
     """Measure every stack in turn, several times, and print ratios."""
     torch.set_num_threads(1)
-    desired = ring_oscillation(STEPS, ring_teacher())
+    desired = ring_oscillation(STEPS, ring_teacher())[:, 0]
     with torch.inference_mode():
         seconds(1, desired)
         times = {n: [] for n in STACKS}

@@ -16,7 +16,7 @@ FINDING = Finding(
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
     monkeypatch.setenv("TS_RECORDS", str(tmp_path))
-    return Recorder("doe2020/leak", "book", 3, "cpu", {"n_runs": None, "eta": 0.1})
+    return Recorder("doe2020/leak", "book", 3, "cpu", {"n_runs": None, "eta": 0.1}, {"n_runs": 100, "eta": 0.1})
 
 
 def results(scale=1.0):
@@ -33,6 +33,7 @@ def test_record_comes_back_as_it_was_saved(recorder):
     xr.testing.assert_identical(record.results, results())
     assert record.findings == {"X1": FINDING}
     assert record.provenance["parameters"] == {"n_runs": None, "eta": 0.1}
+    assert record.provenance["settings"] == {"n_runs": 100, "eta": 0.1}
     assert {"commit", "dirty", "packages", "device", "threads", "start", "seconds"} <= set(record.provenance)
 
 

@@ -1,9 +1,9 @@
 """The look of the book's figures, numbers for its prose, and a slider that needs no kernel."""
 
-import base64
 import html
 import io
 from collections.abc import Callable, Sequence
+from urllib.parse import quote
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -76,12 +76,10 @@ def slider(
         fig.savefig(buffer, format="svg", metadata={"Date": None})
         width, height = (round(96 * inches) for inches in fig.get_size_inches())
         plt.close(fig)
-        source = base64.b64encode(buffer.getvalue()).decode()
+        source = quote(buffer.getvalue().decode(), safe=" /:;,=()")  # text: it shrinks under gzip, base64 would not
         text = html.escape(alt(value), quote=True)
         pages.append(
-            widgets.HTML(
-                f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml;base64,{source}">'
-            )
+            widgets.HTML(f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml,{source}">')
         )
     stack = widgets.Stack(pages, selected_index=start)
     pick = widgets.SelectionSlider(
@@ -96,12 +94,10 @@ def slider(
 
 
 def glue_finding(finding: Finding) -> None:
-    """Give a claim's verdict and measured quantities to the prose.
-
-    The names are ``<claim>-verdict``, ``<claim>-verdict-note`` and ``<claim>-<quantity>``.
-    """
+    """Give a claim's verdict and quantities to the prose, as ``<claim>-verdict`` and ``<claim>-<quantity>``."""
     claim = read_claims()[finding.claim]
-    glue(f"{claim.id}-verdict", Plain(finding.verdict), display=False)
+    verdict = finding.verdict + (f" ({finding.note})" if finding.note else "")
+    glue(f"{claim.id}-verdict", Plain(verdict), display=False)
     for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
         glue(f"{claim.id}-{quantity.name}", Plain(measured.describe(quantity.statistic)), display=False)
 

@@ -91,6 +91,7 @@ class OnlineLearner:
         self.a = torch.zeros_like(tau)  # Eq. 11
         self.P = u.new_zeros(networks, n, n)  # exact: P[:, k, j] = du_k / dtau_j
         self.Q = u.new_zeros(networks, n, n * n)  # exact: Q[:, k, j * n + i] = du_k / dw_ji
+        self.eye = torch.eye(n, dtype=u.dtype, device=u.device)
         self.touched = torch.zeros(networks, dtype=torch.bool, device=u.device)
 
     def step(self, d: Tensor | None = None) -> Tensor:
@@ -129,12 +130,12 @@ class OnlineLearner:
             self.a = (1 - alpha) * self.a - change / tau  # Eq. 11
         if "exact" not in (self.tau_gradient, self.weight_gradient):
             return
-        slope = 1 - x_before**2
-        J = torch.diag_embed(1 - alpha) + alpha[..., None] * W * slope[..., None, :]  # du_t / du_{t-1}
+        slope = 1 - x_before * x_before
+        J = self.eye + alpha[..., None] * (W * slope[..., None, :] - self.eye)  # du_t / du_{t-1}
         if self.tau_gradient == "exact":
-            self.P = J @ self.P - torch.diag_embed(change / tau)
+            self.P = J @ self.P - (change / tau)[..., None] * self.eye
         if self.weight_gradient == "exact":
-            own = torch.diag_embed(alpha)[..., None] * x_before[..., None, None, :]  # (.., k, j, i)
+            own = (alpha[..., None] * self.eye)[..., None] * x_before[..., None, None, :]  # (.., k, j, i)
             self.Q = J @ self.Q + own.flatten(-2)
 
     def _weight_step(self, delta: Tensor, alpha: Tensor, x_before: Tensor) -> Tensor:
@@ -165,7 +166,10 @@ class OnlineLearner:
         pull = (d - self.x) / slope
         if "exact" in (self.tau_gradient, self.weight_gradient):
             through = (1 - self.eta_u + 2 * self.eta_u * self.x * pull)[..., None]  # d(nudged u) / du
-            self.P, self.Q = through * self.P, through * self.Q
+            if self.tau_gradient == "exact":
+                self.P = through * self.P
+            if self.weight_gradient == "exact":
+                self.Q = through * self.Q
         self.u = self.u + self.eta_u * pull  # Eq. 16
         self.x = torch.tanh(self.u)
 

@@ -16,7 +16,10 @@ def record_folder(notebook: str) -> Path:
 
 
 def replace_folder(made: Path, target: Path) -> None:
-    """Put the folder ``made`` in the place of ``target``."""
+    """Put the folder ``made`` in the place of ``target``.
+
+    Two renames: whoever is killed between them finds no ``target``, never a mixture of both.
+    """
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

@@ -38,7 +38,8 @@ class Recorder:
     Args:
         notebook: its name, ``<paper>/<idea>``.
         scale, seed, device: as the notebook resolved them.
-        parameters: every other parameter of the notebook, as given.
+        parameters: every other parameter of the notebook as given, None where the scale decided.
+        settings: the same, as the scale resolved them.
     """
 
     notebook: str
@@ -46,6 +47,7 @@ class Recorder:
     seed: int
     device: str
     parameters: dict[str, Any]
+    settings: dict[str, Any]
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.perf_counter)
 
@@ -78,6 +80,7 @@ class Recorder:
             "scale": self.scale,
             "seed": self.seed,
             "parameters": self.parameters,
+            "settings": self.settings,
             "commit": _git("rev-parse", "HEAD") or "unknown",
             "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "packages": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -229,7 +230,10 @@ def execute_all(jobs: list[Job], workers: int) -> int:
             running = {pool.submit(execute, job): job for job in jobs}
             for done in as_completed(running):
                 job = running[done]
-                problem, seconds = done.result()
+                try:
+                    problem, seconds = done.result()
+                except BrokenProcessPool:
+                    problem, seconds = "its process was killed (out of memory?)", 0.0
                 if problem:
                     failed += 1
                     print(
@@ -256,7 +260,8 @@ def find(names: list[str]) -> list[str]:
     Raises:
         ValueError: one is unknown, naming those there are.
     """
-    known = [f.relative_to(NOTEBOOKS).with_suffix("").as_posix() for f in sorted(NOTEBOOKS.rglob("*.md"))]
+    files = [f.relative_to(NOTEBOOKS) for f in sorted(NOTEBOOKS.rglob("*.md"))]
+    known = [f.with_suffix("").as_posix() for f in files if not any(part.startswith(".") for part in f.parts)]
     found = []
     for name in names:
         path = Path(name).resolve()

@@ -4,6 +4,8 @@ import html
 import re
 from pathlib import Path
 
+from PIL import Image
+
 
 def _scripts(app, pagename, templatename, context, doctree):
     """Drop inline scripts that come twice: sphinx-thebe's second one is a SyntaxError."""
@@ -46,16 +48,36 @@ REPAIRS = (
 )  # fmt: skip
 
 
+def _slim_images(folder):
+    """Give every figure a palette of 256 colours, a third of the bytes; return the sizes by file name."""
+    sizes = {}
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
+            if image.mode != "P":
+                image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    return sizes
+
+
 def _repair_html(app, exception):
-    """Apply REPAIRS to every built page."""
+    """Apply REPAIRS to every built page; say how large figures are, so that text does not jump when they come."""
     if exception or app.builder.format != "html":
         return
+    sizes = _slim_images(Path(app.outdir) / "_images")
+
+    def sized(found):
+        width, height = sizes.get(found[2], (None, None))
+        if width is None or " width=" in found[0]:
+            return found[0]
+        return f'{found[1]} width="{width}" height="{height}"'
+
     for page in Path(app.outdir).rglob("*.html"):
         if "vendor" in page.parts:
             continue
         text = page.read_text()
         for pattern, by in REPAIRS:
             text = pattern.sub(by, text)
+        text = re.sub(r'(<img [^>]*src="[^"]*_images/([^"/]+)")', sized, text)
         page.write_text(text)
 
 
