@@ -17,13 +17,12 @@ STEPS, REPETITIONS, STACKS = 500, 5, (1, 10, 100, 1000)
 
 def seconds(networks: int, desired: torch.Tensor) -> float:
     """Return the seconds of a step a network, learning weights and time constants."""
-    one = torch.ones(networks, 3, dtype=torch.float64)
-    learner = OnlineLearner(
-        torch.zeros(networks, 3, 3).double(), 0.1 * one, 0.1 * one, eta_w=0.1, eta_tau=0.01, eta_u=0.01
-    )
+    one = torch.ones(3, networks, dtype=torch.float64)
+    W = torch.zeros(3, 3, networks, dtype=torch.float64)
+    learner = OnlineLearner(W, 0.1 * one, 0.1 * one, eta_w=0.1, eta_tau=0.01, eta_u=0.01)
     start = time.perf_counter()
     for d in desired.unbind(0):
-        learner.step(d)
+        learner.step(d[:, None])
     return (time.perf_counter() - start) / len(desired) / networks
 
 

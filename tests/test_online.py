@@ -44,9 +44,10 @@ def numpy_paper(W, tau, u, desired, update, nudge):
 
 
 def random_networks(networks=5, seed=0):
+    """Weights (3, 3, networks), time constants and states (3, networks), 50 desired outputs."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    return draw(networks, 3, 3), torch.exp(draw(networks, 3)), draw(networks, 3), torch.tanh(draw(50, networks, 3))
+    return draw(3, 3, networks), torch.exp(draw(3, networks)), draw(3, networks), torch.tanh(draw(50, 3, networks))
 
 
 @pytest.mark.parametrize("nudge", ["after", "before"])
@@ -54,13 +55,13 @@ def random_networks(networks=5, seed=0):
 def test_learner_equals_numpy_transcription(update, nudge):
     W, tau, u, desired = random_networks()
     learner = OnlineLearner(W, tau, u, dt=DT, eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U, update=update, nudge=nudge)
-    expected = [
-        numpy_paper(W[i].numpy(), tau[i].numpy(), u[i].numpy(), desired[:, i].numpy(), update, nudge) for i in range(5)
-    ]
+    expected = [numpy_paper(*(a[..., i].numpy() for a in (W, tau, u, desired)), update, nudge) for i in range(5)]
     for t, d in enumerate(desired):
         learner.step(d)
         for i in range(5):
-            for ours, theirs in zip((learner.W[i], learner.tau[i], learner.u[i]), expected[i][t], strict=True):
+            for ours, theirs in zip(
+                (learner.W[..., i], learner.tau[:, i], learner.u[:, i]), expected[i][t], strict=True
+            ):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
@@ -68,13 +69,14 @@ def test_step_without_teacher_equals_the_leaky_cell():
     W, tau, u, _ = random_networks(networks=1)
     learner = OnlineLearner(W, tau, u, dt=DT)
     cell = LeakyCell(0, 3, 0.5, LogTau(DT), generator=torch.Generator()).double()
-    cell.alpha = DT / tau[0]
+    cell.alpha = DT / tau[:, 0]
     with torch.no_grad():
-        cell.W.copy_(W[0])
+        cell.W.copy_(W[..., 0])
+        u = u.T
         for _ in range(20):
             u = cell(u.new_zeros(1, 0), u)
             x = learner.step()
-    torch.testing.assert_close(x, torch.tanh(u))
+    torch.testing.assert_close(x, torch.tanh(u).T)
 
 
 @pytest.mark.parametrize("nudge", ["after", "before"])
@@ -85,16 +87,16 @@ def test_exact_gradients_equal_autograd_through_the_nudge(nudge):
     for d in desired:
         learner.step(d)
         alpha = DT / tau
-        u = (1 - alpha) * u + alpha * (W @ torch.tanh(u)[..., None])[..., 0]
+        u = (1 - alpha) * u + alpha * torch.einsum("jir,ir->jr", W, torch.tanh(u))
         u = u + 0.05 * (d - torch.tanh(u)) / (1 - torch.tanh(u) ** 2)
     by_tau, by_W = torch.autograd.grad(u.sum(), (tau, W))
-    torch.testing.assert_close(learner.P.sum(1), by_tau)
-    torch.testing.assert_close(learner.Q.sum(1).view(2, 3, 3), by_W)
+    torch.testing.assert_close(learner.P.sum(0), by_tau)
+    torch.testing.assert_close(learner.Q.sum(0), by_W)
 
 
 def test_local_gradient_is_exact_for_neurons_that_do_not_hear_each_other():
     _, tau, u, desired = random_networks()
-    W = torch.zeros(5, 3, 3).double()
+    W = torch.zeros(3, 3, 5).double()
     local = OnlineLearner(W, tau, u, eta_tau=ETA_T)
     exact = OnlineLearner(W, tau, u, eta_tau=ETA_T, tau_gradient="exact")
     for d in desired:
@@ -106,26 +108,26 @@ def test_local_gradient_is_exact_for_neurons_that_do_not_hear_each_other():
 def test_networks_of_a_stack_do_not_disturb_each_other():
     W, tau, u, desired = random_networks()
     rates = dict(eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U)
-    W[1] = torch.nan  # one that has diverged
-    stack, alone = OnlineLearner(W, tau, u, **rates), OnlineLearner(W[:1], tau[:1], u[:1], **rates)
+    W[..., 1] = torch.nan  # one that has diverged
+    stack, alone = OnlineLearner(W, tau, u, **rates), OnlineLearner(W[..., :1], tau[:, :1], u[:, :1], **rates)
     for d in desired:
         stack.step(d)
-        alone.step(d[:1])
-    torch.testing.assert_close(stack.tau[:1], alone.tau)
+        alone.step(d[:, :1])
+    torch.testing.assert_close(stack.tau[:, :1], alone.tau)
     assert bool(stack.touched[1])
     assert not bool(stack.touched[0])
 
 
 def test_each_network_can_have_its_own_rates():
     W, tau, u, desired = random_networks(networks=2)
-    rates = torch.tensor([[0.0], [ETA_T]])
+    rates = torch.tensor([0.0, ETA_T])
     learner = OnlineLearner(W, tau, u, eta_tau=rates, eta_w=rates.flip(0))
     for d in desired:
         learner.step(d)
-    torch.testing.assert_close(learner.tau[0], tau[0])
-    torch.testing.assert_close(learner.W[1], W[1])
-    assert not torch.allclose(learner.tau[1], tau[1])
-    assert not torch.allclose(learner.W[0], W[0])
+    torch.testing.assert_close(learner.tau[:, 0], tau[:, 0])
+    torch.testing.assert_close(learner.W[..., 1], W[..., 1])
+    assert not torch.allclose(learner.tau[:, 1], tau[:, 1])
+    assert not torch.allclose(learner.W[..., 0], W[..., 0])
 
 
 @pytest.mark.parametrize("update", ["log", "direct"])
@@ -145,8 +147,8 @@ def test_tau_is_held_at_its_bounds_and_the_touch_is_kept(update):
         (dict(eta_tau=float("nan")), "eta_tau must be 0 or positive, got nan"),
         (dict(update="linear"), "update must be one of log, scaled, direct, got 'linear'"),
         (dict(nudge="never"), "nudge must be one of after, before, got 'never'"),
-        (dict(tau=torch.full((5, 3), 200.0)), r"tau must lie in \[0.01, 100\], got 200"),
-        (dict(W=torch.zeros(5, 2, 3)), "W must be"),
+        (dict(tau=torch.full((3, 5), 200.0)), r"tau must lie in \[0.01, 100\], got 200"),
+        (dict(W=torch.zeros(2, 3, 5)), "W must be"),
     ],
 )
 def test_learner_refuses_what_it_cannot_use(change, message):

@@ -26,13 +26,16 @@ class OnlineLearner:
     climb the error: it is a plus. Eq. 15 steps tau by ``tau * dT``; ``update="log"`` steps T itself, which is the
     same to first order and keeps tau positive; ``update="scaled"`` is Eq. 15 to the letter.
 
+    Networks come last in every tensor: the arithmetic then runs along memory, and a step of a thousand networks of
+    three neurons costs little more than a step of one.
+
     Args:
-        W: weights, (networks, n, n), ``W[:, j, i]`` from neuron i to j.
-        tau: time constants, (networks, n).
-        u: internal states, (networks, n).
+        W: weights, (n, n, networks), ``W[j, i]`` from neuron i to j.
+        tau: time constants, (n, networks).
+        u: internal states, (n, networks).
         dt: time step.
         eta_w, eta_tau, eta_u: rates of Eqs. 6, 12 (the paper's eta_T) and 16; 0 switches a rule off. A tensor
-            (networks, 1) gives each network its own.
+            (networks,) gives each network its own.
         update: what the gradient with respect to tau moves: "log" is T = log tau, "scaled" is tau by Eq. 15,
             "direct" is tau by Eq. 7.
         tau_gradient: "local" is Eq. 11; "exact" keeps the influence of tau through the other neurons, which
@@ -59,10 +62,10 @@ class OnlineLearner:
         weight_gradient: Literal["local", "exact"] = "local",
         nudge: Literal["after", "before"] = "after",
     ):
-        networks, n = u.shape
-        if W.shape != (networks, n, n) or tau.shape != (networks, n):
+        n, networks = u.shape
+        if W.shape != (n, n, networks) or tau.shape != (n, networks):
             raise ValueError(
-                f"W must be (networks, n, n) and tau (networks, n) for u {tuple(u.shape)}, "
+                f"W must be (n, n, networks) and tau (n, networks) for u {tuple(u.shape)}, "
                 f"got W {tuple(W.shape)}, tau {tuple(tau.shape)}"
             )
         low, high = BOUNDS
@@ -89,20 +92,20 @@ class OnlineLearner:
         self.update, self.nudge = update, nudge
         self.tau_gradient, self.weight_gradient = tau_gradient, weight_gradient
         self.a = torch.zeros_like(tau)  # Eq. 11
-        self.P = u.new_zeros(networks, n, n)  # exact: P[:, k, j] = du_k / dtau_j
-        self.Q = u.new_zeros(networks, n, n * n)  # exact: Q[:, k, j * n + i] = du_k / dw_ji
-        self.eye = torch.eye(n, dtype=u.dtype, device=u.device)
+        self.P = u.new_zeros(n, n, networks)  # exact: P[k, j] = du_k / dtau_j
+        self.Q = u.new_zeros(n, n, n, networks)  # exact: Q[k, j, i] = du_k / dw_ji
+        self.eye = torch.eye(n, dtype=u.dtype, device=u.device)[..., None]
         self.touched = torch.zeros(networks, dtype=torch.bool, device=u.device)
 
     def step(self, d: Tensor | None = None) -> Tensor:
-        """Run one step; learn from the desired outputs d, (networks, n) or (n,), if they are given.
+        """Run one step; learn from the desired outputs d, (n, networks), if they are given.
 
         Returns:
-            The outputs x, (networks, n), that Eq. 2 gave, before any nudge.
+            The outputs x, (n, networks), that Eq. 2 gave, before any nudge.
         """
         W, tau, x_before = self.W, self.tau, self.x
         alpha = self.dt / tau
-        change = alpha * (_matvec(W, x_before) - self.u)  # Eq. 8
+        change = alpha * ((W * x_before).sum(1) - self.u)  # Eq. 8
         self.u = self.u + change  # Eq. 2
         self.x = x = torch.tanh(self.u)
         if d is None:
@@ -112,7 +115,7 @@ class OnlineLearner:
             self._nudge(d)
         delta = (d - self.x) * (1 - self.x * self.x)  # -dE/du
         if self.learns_w:
-            self.W = W + self.eta_w[..., None] * self._weight_step(delta, alpha, x_before)
+            self.W = W + self.eta_w * self._weight_step(delta, alpha, x_before)
         if self.learns_tau:
             self._step_tau(tau, delta)
         if self.nudge == "after":
@@ -120,7 +123,7 @@ class OnlineLearner:
         return x
 
     def restart(self, u: Tensor) -> None:
-        """Set the internal states, (networks, n), and keep what was learned."""
+        """Set the internal states, (n, networks), and keep what was learned."""
         self.u = u.expand_as(self.u).clone()
         self.x = torch.tanh(self.u)
 
@@ -131,22 +134,22 @@ class OnlineLearner:
         if "exact" not in (self.tau_gradient, self.weight_gradient):
             return
         slope = 1 - x_before * x_before
-        J = self.eye + alpha[..., None] * (W * slope[..., None, :] - self.eye)  # du_t / du_{t-1}
+        J = self.eye + alpha[:, None] * (W * slope - self.eye)  # J[k, l] = du_k,t / du_l,t-1
         if self.tau_gradient == "exact":
-            self.P = J @ self.P - (change / tau)[..., None] * self.eye
+            self.P = (J[:, :, None] * self.P).sum(1) - (change / tau)[:, None] * self.eye
         if self.weight_gradient == "exact":
-            own = (alpha[..., None] * self.eye)[..., None] * x_before[..., None, None, :]  # (.., k, j, i)
-            self.Q = J @ self.Q + own.flatten(-2)
+            own = (alpha[:, None] * self.eye)[:, :, None] * x_before  # [k, j, i]: only w_ki acts on u_k at once
+            self.Q = (J[:, :, None, None] * self.Q).sum(1) + own
 
     def _weight_step(self, delta: Tensor, alpha: Tensor, x_before: Tensor) -> Tensor:
-        """Return -dE/dW, (networks, n, n)."""
+        """Return -dE/dW, (n, n, networks)."""
         if self.weight_gradient == "local":
-            return (delta * alpha)[..., None] * x_before[..., None, :]  # Eq. 6
-        return (delta[..., None, :] @ self.Q).view_as(self.W)
+            return (delta * alpha)[:, None] * x_before  # Eq. 6
+        return (delta[:, None, None] * self.Q).sum(0)
 
     def _step_tau(self, tau: Tensor, delta: Tensor) -> None:
         """Move the time constants down the error, and keep them within `BOUNDS`."""
-        downhill = delta * self.a if self.tau_gradient == "local" else (delta[..., None, :] @ self.P)[..., 0, :]
+        downhill = delta * self.a if self.tau_gradient == "local" else (delta[:, None] * self.P).sum(0)
         low, high = BOUNDS
         if self.update == "log":
             moved = self.T + self.eta_tau * tau * downhill  # Eq. 12
@@ -156,23 +159,18 @@ class OnlineLearner:
             gain = tau**2 if self.update == "scaled" else 1  # Eq. 15, Eq. 7
             moved = tau + self.eta_tau * gain * downhill
             self.tau = held = moved.clamp(low, high)
-        self.touched |= (held != moved).any(-1)  # true of NaN too
+        self.touched |= (held != moved).any(0)  # true of NaN too
 
     def _nudge(self, d: Tensor) -> None:
         """Draw the state towards the one that would put out d."""
         if not self.nudges:
             return
-        slope = 1 - self.x * self.x
-        pull = (d - self.x) / slope
+        pull = (d - self.x) / (1 - self.x * self.x)
         if "exact" in (self.tau_gradient, self.weight_gradient):
-            through = (1 - self.eta_u + 2 * self.eta_u * self.x * pull)[..., None]  # d(nudged u) / du
+            through = 1 - self.eta_u + 2 * self.eta_u * self.x * pull  # d(nudged u) / du
             if self.tau_gradient == "exact":
-                self.P = through * self.P
+                self.P = through[:, None] * self.P
             if self.weight_gradient == "exact":
-                self.Q = through * self.Q
+                self.Q = through[:, None, None] * self.Q
         self.u = self.u + self.eta_u * pull  # Eq. 16
         self.x = torch.tanh(self.u)
-
-
-def _matvec(W: Tensor, x: Tensor) -> Tensor:
-    return (W @ x[..., None])[..., 0]
