@@ -26,6 +26,14 @@ def test_chapter_shows_no_warning(project, name):
     assert not [text for text in shown if "Warning" in text]
 
 
+def test_papermill_alone_runs_a_chapter(project):
+    executed, out = project / "notebooks" / "matsuki2018" / "gradient-of-tau.ipynb", project / "by-hand"
+    words = ["papermill", str(executed), str(project / "by-hand.ipynb"), "-p", "scale", "smoke", "-p", "n_runs", "3"]
+    done = run(project, *words, TS_RECORDS=str(out))
+    assert done.returncode == 0, done.stderr
+    assert load(out / "matsuki2018" / "gradient-of-tau").results.sizes["run"] == 3
+
+
 def test_same_seed_gives_the_same_records_bit_for_bit_and_another_seed_does_not(project):
     for out, seed in (("again", "0"), ("other", "1")):
         done = run(project, "ts_helpers.run", "--scale", "smoke", "-p", "seed", seed, "--out", out, "--jobs", "2")

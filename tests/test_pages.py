@@ -35,6 +35,14 @@ def test_prose_that_says_otherwise_is_named():
     assert any("README.md says reproduced of C2" in line for line in wrong)
 
 
+def test_pages_fail_the_build_if_prose_says_otherwise(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pages, "PAGES", tmp_path)
+    for verdict, status in ((None, 0), ("not reproduced", 1)):
+        monkeypatch.setattr(pages, "records", lambda claims, v=verdict: found(verdict=v))
+        assert pages.main() == status
+    assert "says reproduced of C2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})])
 def test_smoke_runs_and_other_parameters_contradict_nothing(how):
     assert pages.contradictions(CLAIMS, found(verdict="not reproduced", **how), README) == []

@@ -19,7 +19,7 @@ new MutationObserver(() => {
 
 // What is wider than the page scrolls inside its box; let the keyboard reach it.
 const reachable = () => {
-  for (const box of document.querySelectorAll("div.math, mjx-container[display], .pst-scrollable-table-container")) {
+  for (const box of document.querySelectorAll("div.math, mjx-container[display], .pst-scrollable-table-container, figure")) {
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") {
       box.tabIndex = 0;
       box.setAttribute("role", "group");
