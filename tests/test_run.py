@@ -17,16 +17,18 @@ jupytext: {text_representation: {extension: .md, format_name: myst, format_versi
 kernelspec: {display_name: Python 3, language: python, name: python3}
 ---
 """
-LEAK = """
-# A leak
-
+PARAMETERS = """
 ```{code-cell} ipython3
 :tags: [parameters]
 
 scale = "book"  # one of smoke, book, paper; size
 tau = 2.0       # float in (0, 100]; time constant, steps
 ```
-
+"""
+LEAK = (
+    "\n# A leak\n"
+    + PARAMETERS
+    + """
 ```{code-cell} ipython3
 import json, os
 from pathlib import Path
@@ -37,14 +39,10 @@ record.mkdir(parents=True)
 print("tau is", double(tau))
 ```
 """
-BROKEN = """
-```{code-cell} ipython3
-:tags: [parameters]
-
-scale = "book"  # one of smoke, book, paper; size
-tau = 2.0       # float in (0, 100]; time constant, steps
-```
-
+)
+BROKEN = (
+    PARAMETERS
+    + """
 ```{code-cell} ipython3
 before = 1
 ```
@@ -53,6 +51,7 @@ before = 1
 1 / 0
 ```
 """
+)
 SLOW = BROKEN.replace("1 / 0", "import time; time.sleep(60)")
 
 

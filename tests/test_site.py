@@ -86,7 +86,7 @@ def asked_for(browser):
     return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "search.html", "genindex.html"])
 @pytest.mark.parametrize("way", ["http", "file"])
 def test_page_needs_no_network_and_logs_no_error(browser, address, site, page, way):
     visit(browser, address + page if way == "http" else (site / page).as_uri())
