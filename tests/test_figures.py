@@ -32,6 +32,14 @@ def test_plot_runs_draws_each_run_and_the_median():
     plt.close(fig)
 
 
+def test_figures_of_smoke_scale_say_so():
+    for scale, said in (("smoke", True), ("book", False)):
+        figures.use_style(scale)
+        fig = plt.figure()
+        assert any("smoke scale" in text.get_text() for text in fig.texts) == said
+        plt.close(fig)
+
+
 def lightness(colour):
     """CIE L* of a colour: what remains of it in a grey print."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)]

@@ -9,7 +9,7 @@ from ts_helpers.records import load
 record = load(record_folder("matsuki2018/gradient-of-tau"))
 tau = record.results["tau"].values
 size = record.results["sensitivity"].values[:40]
-figures.use_style()
+figures.use_style(record.provenance["scale"])
 fig, ax = plt.subplots(figsize=(6.4, 2.8))
 figures.plot_runs(ax, tau, size / tau, figures.BLUE, r"learning $\tau$")
 figures.plot_runs(ax, tau, size * tau, figures.ORANGE, r"learning $\log\tau$", (0, (4, 1.5)))

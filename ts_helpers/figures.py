@@ -22,9 +22,10 @@ COLOURS = BLUE, ORANGE, BLACK, GREEN = "#0072b2", "#e69f00", "#000000", "#009e73
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
-def use_style() -> None:
-    """Set matplotlib up for the book."""
+def use_style(scale: str) -> None:
+    """Set matplotlib up for the book; at smoke scale every figure says that it shows no result."""
     plt.rcParams.update({
+        "figure.hooks": ["ts_helpers.figures:label_smoke"] if scale == "smoke" else [],
         "figure.figsize": (7, 3.2),
         "figure.dpi": 110,
         "figure.constrained_layout.use": True,
@@ -41,6 +42,11 @@ def use_style() -> None:
         "legend.frameon": False,
         "svg.hashsalt": "learnable time scales",
     })  # fmt: skip
+
+
+def label_smoke(fig: Figure) -> None:
+    """Write on a figure that it was made at smoke scale."""
+    fig.text(0.995, 0.995, "smoke scale: proves the code, shows no result", ha="right", va="top", size=6, color="0.4")
 
 
 def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str, dash: str | tuple = "-") -> None:
