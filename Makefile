@@ -51,7 +51,7 @@ book: .venv/.book book/static/vendor/.complete
 	@echo "open $(CURDIR)/$(HTML)/index.html"
 
 $(HTML)/.complete: $(BOOK)
-	@rm -f $@
+	@rm -rf $(HTML)
 	@$(BIN)/python -m ts_helpers.pages
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going
 	@touch $(HTML)/.nojekyll $@

@@ -273,7 +273,7 @@ def find(names: list[str]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 1 if a notebook failed or is out of date, 2 if refused."""
+    """Run the command line; return 0, or 1 if a notebook failed or is out of date, 2 if refused, 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m ts_helpers.run",
         description="Execute the book's notebooks; those whose inputs have not changed are skipped.",
@@ -318,7 +318,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{'OUT OF DATE' if options.check else 'to run     '} {job.name}{hint}", flush=True)
     if options.check or not todo:
         return int(bool(todo))
-    return int(execute_all(todo, min(options.jobs, len(todo))) > 0)
+    try:
+        return int(execute_all(todo, min(options.jobs, len(todo))) > 0)
+    except KeyboardInterrupt:
+        print("interrupted: what had finished is kept, the rest is as it was", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ const reachable = () => {
   for (const box of document.querySelectorAll("div.math, mjx-container[display], .pst-scrollable-table-container, figure")) {
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") {
       box.tabIndex = 0;
-      box.setAttribute("role", "group");
+      if (box.tagName !== "FIGURE") box.setAttribute("role", "group"); // a figure has its own role
       box.setAttribute("aria-label", "Scrolls sideways");
     }
   }
