@@ -71,7 +71,9 @@ def test_resolve_refuses_an_unknown_scale_or_name():
         resolve("book", {"book": dict(n=1)}, m=2)
 
 
-def test_device_auto_is_what_the_notebook_prefers():
+def test_device_auto_is_what_the_notebook_prefers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert torch_device("auto") == torch.device("cuda")
     assert torch_device("auto", auto="cpu") == torch.device("cpu")
 
 

@@ -162,9 +162,9 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
 def judge(claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[str, Claim] | None = None) -> Finding:
     """Hold the values of a claim's quantities, one a seed, against their criteria.
 
-    *reproduced*: every criterion holds for the whole interval; *not reproduced*: none does; *partly*: some do;
-    *inconclusive*: an interval straddles its criterion so that the verdict could go either way, a value is not
-    finite, there are fewer seeds than the claim asks for, or the scale is smoke.
+    *reproduced*: every criterion holds for the whole interval; *not reproduced*: every one fails for it; *partly*:
+    some hold and some fail; *inconclusive*: an interval straddles its criterion so that the verdict could go either
+    way, a value is not finite, there are fewer seeds than the claim asks for, or the scale is smoke.
 
     Raises:
         ValueError: the claim is unknown, or the quantities are not the claim's.

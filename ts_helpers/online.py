@@ -26,8 +26,8 @@ class OnlineLearner:
     climb the error: it is a plus. Eq. 15 steps tau by ``tau * dT``; ``update="log"`` steps T itself, which is the
     same to first order and keeps tau positive; ``update="scaled"`` is Eq. 15 to the letter.
 
-    Networks come last in every tensor: the arithmetic then runs along memory, and a step of a thousand networks of
-    three neurons costs little more than a step of one.
+    Networks come last in every tensor: the arithmetic then runs along memory, and one step of a thousand networks
+    costs far less than a thousand steps of one.
 
     Args:
         W: weights, (n, n, networks), ``W[j, i]`` from neuron i to j.
@@ -38,7 +38,7 @@ class OnlineLearner:
             (networks,) gives each network its own.
         update: what the gradient with respect to tau moves: "log" is T = log tau, "scaled" is tau by Eq. 15,
             "direct" is tau by Eq. 7.
-        tau_gradient: "local" is Eq. 11; "exact" keeps the influence of tau through the other neurons, which
+        tau_gradient: "local" is Eq. 11; "exact" keeps the influence of tau through the network, which
             Eq. 9 drops, and through the nudge.
         weight_gradient: "local" is Eq. 6; "exact" keeps the influence of a weight through all earlier steps.
         nudge: whether the state is nudged "after" the update of weights and tau, or "before" the error is taken.

@@ -42,8 +42,8 @@ def ring_oscillation(n_steps: int, teacher: LeakyCell) -> Tensor:
     Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts: there is a sequence for
     each of the three.
 
-    A constant guess of each output's mean scores R^2 = 0; so does, in the long run, nothing that oscillates at
-    another period: out of phase it scores below 0.
+    A constant guess of each output's mean scores R^2 = 0; an oscillation of another period drifts out of phase and
+    scores below 0.
 
     Args:
         n_steps: steps to return; the first is the one after the initial state.
