@@ -112,7 +112,9 @@ def test_notebook_runs_once_and_again_only_when_something_changed(small):
     assert str(small) not in executed.read_text()  # no path of this machine in what the book publishes
     assert not ran()
     assert not ran("--scale", "book")  # the default, spelled out
+    assert "injected-parameters" not in executed.read_text()
     assert ran("-p", "tau", "3")
+    assert "injected-parameters" in executed.read_text()
     assert record.read_text() == "6"
     assert ran()
 

@@ -169,12 +169,13 @@ def execute(job: Job) -> tuple[str, float]:
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="ts_records."))
     os.environ["TS_RECORDS"] = str(staging)
+    changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
     bar = {"desc": job.name, "unit": "cell", "leave": False, "disable": None}  # None: only on a terminal
     try:
         notebook = papermill.execute_notebook(
             job.notebook,
             job.partial,
-            parameters=job.parameters,
+            parameters=changed,  # papermill shows what it sets: only what differs from the page's own cell
             kernel_name="python3",
             cwd=job.source.parent,
             progress_bar=bar,
