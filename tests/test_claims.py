@@ -128,6 +128,11 @@ def test_quantities_must_be_the_claims(tmp_path):
         judge("X1", dict(b=GOOD), "book", book_of(tmp_path, a=("mean", ">= 0.9")))
 
 
+def test_claim_without_a_quantity_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="claim X1 must have at least one quantity"):
+        book_of(tmp_path)
+
+
 def test_malformed_book_of_claims_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"statistic of X1\.a must be rate, mean or median, got 'mode'"):
         book_of(tmp_path, a=("mode", ">= 0.9"))

@@ -29,6 +29,8 @@ def test_plot_runs_draws_each_run_and_the_median():
     figures.plot_runs(ax, [0, 1], [[0, 1], [0, 2], [0, np.nan]], "C0", "runs")
     assert len(ax.lines) == 4
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0, 1.5])
+    figures.plot_runs(ax, [0, 1], [[0, np.nan], [1, np.nan]], "C0", "all diverged")
+    np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0.5, np.nan])
     plt.close(fig)
 
 

@@ -104,7 +104,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists and dicts, for JSON."""
-        return asdict(self) | {"measured": [asdict(m) for m in self.measured]}
+        return asdict(self)
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
@@ -118,6 +118,8 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     for key, entry in yaml.safe_load(path.read_text()).items():
         if set(entry) != fields:
             raise ValueError(f"claim {key} must have the fields {sorted(fields)}, got {sorted(entry)}")
+        if not entry["quantities"]:
+            raise ValueError(f"claim {key} must have at least one quantity")
         quantities = []
         for name, q in entry["quantities"].items():
             if set(q) != {"meaning", "statistic", "criterion"}:

@@ -2,6 +2,7 @@
 
 import html
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
@@ -49,7 +50,7 @@ def label_smoke(fig: Figure) -> None:
     fig.text(0.995, 0.995, "smoke scale: proves the code, shows no result", ha="right", va="top", size=6, color="0.4")
 
 
-def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str, dash: str | tuple = "-") -> None:
+def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | None, dash: str | tuple = "-") -> None:
     """Draw every run thin and their median thick.
 
     Args:
@@ -59,7 +60,8 @@ def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str, d
     """
     runs = np.asarray(runs, dtype=float)
     ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-")
-    with np.errstate(all="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # where every run has diverged there is no median
         ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label, ls=dash)
 
 
@@ -103,13 +105,6 @@ def glue_finding(finding: Finding) -> None:
     """Give a claim's verdict and quantities to the prose, as ``<claim>-verdict`` and ``<claim>-<quantity>``."""
     claim = read_claims()[finding.claim]
     verdict = finding.verdict + (f" ({finding.note})" if finding.note else "")
-    glue(f"{claim.id}-verdict", Plain(verdict), display=False)
+    glue(f"{claim.id}-verdict", verdict, display=False)
     for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
-        glue(f"{claim.id}-{quantity.name}", Plain(measured.describe(quantity.statistic)), display=False)
-
-
-class Plain(str):
-    """Text that shows in prose without a string's quotation marks."""
-
-    def __repr__(self) -> str:
-        return str(self)
+        glue(f"{claim.id}-{quantity.name}", measured.describe(quantity.statistic), display=False)
