@@ -1,12 +1,14 @@
 """One step of each cell of the book, and `unroll`, which makes a sequence of them."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from ts_helpers.recurrence import applies_to, leaky_recurrence
 from ts_helpers.timescales import Dial, set_dial
 
 
@@ -18,6 +20,14 @@ class Cell(Protocol):
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the state before the first step, for an input x (batch, input)."""
+
+
+@runtime_checkable
+class HasSequence(Protocol):
+    """A cell that can also make all its steps in one call, the same numbers sooner."""
+
+    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to the states after each, stacked."""
 
 
 class LeakyCell(nn.Module):
@@ -68,9 +78,120 @@ class LeakyCell(nn.Module):
         drive = F.linear(torch.tanh(u), self.W) + F.linear(x, self.U)
         return (1 - self.alpha) * u + self.alpha * drive
 
+    def sequence(self, x: Tensor, u: Tensor) -> Tensor:
+        """Map x (time, batch, input) and u (batch, hidden) to the states after each step, (time, batch, hidden)."""
+        return leaky_recurrence(x, self.U, self.W, torch.zeros_like(self.W[0]), self.alpha, u)
+
     def initial_state(self, x: Tensor) -> Tensor:
         """Return zeros (batch, hidden) for an input x (batch, input)."""
         return x.new_zeros(len(x), len(self.W))
+
+
+class MTRNNCell(nn.Module):
+    r"""A stack of layers, each with one time constant: the multiple time scales recurrent neural network.
+
+    .. math::
+        h^k_t = (1 - \alpha_k) h^k_{t-1} + \alpha_k \big( L^k d^{k-1} + S^k d^k_{t-1} + H^k d^{k+1}_{t-1} + b^k \big),
+        \qquad d^k = \tanh(h^k), \quad \alpha_k = 1 / \tau_k
+
+    with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the
+    layers' side by side, lowest first.
+
+    Source: Benureau & Tani (2018), Section 2.1. The text does not say whether a layer hears the layer below as it was,
+    :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or as it has just become, :math:`d^{k-1}_t`
+    (``"sequential"``, their code).
+
+    Args:
+        input_size: features of ``x_t``.
+        layers: units of each layer, lowest first.
+        tau: initial time constant of each layer, in steps.
+        dial: where alpha comes from, see `ts_helpers.timescales`.
+        update: "simultaneous" or "sequential".
+        generator: draws weights and biases, uniform within ``1 / sqrt(fan-in)`` of 0 as in `torch.nn.Linear`.
+
+    Raises:
+        ValueError: sizes below 1, no layer, not one tau a layer, ``1 / tau`` outside the dial's limits, or an unknown
+            update.
+    """
+
+    alpha: Any  # (layers,); reads as a Tensor, a number can be assigned too
+
+    def __init__(
+        self,
+        input_size: int,
+        layers: Sequence[int],
+        tau: Sequence[float],
+        dial: Dial,
+        *,
+        update: Literal["simultaneous", "sequential"] = "simultaneous",
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        if input_size < 1 or not layers or min(layers) < 1:
+            raise ValueError(f"input_size and every layer must be 1 or more, got {input_size=}, {layers=}")
+        if len(tau) != len(layers):
+            raise ValueError(f"tau must have one number a layer, {len(layers)}, got {len(tau)}")
+        if update not in ("simultaneous", "sequential"):
+            raise ValueError(f"update must be simultaneous or sequential, got {update!r}")
+        self.layers, self.update = tuple(layers), update
+
+        def draw(rows: int, columns: int, fan_in: int) -> nn.Parameter:
+            return nn.Parameter((2 * torch.rand(rows, columns, generator=generator) - 1) / fan_in**0.5)
+
+        below = (input_size, *layers[:-1])
+        self.L = nn.ParameterList(draw(n, m, m) for n, m in zip(layers, below, strict=True))
+        self.S = nn.ParameterList(draw(n, n, n) for n in layers)
+        self.H = nn.ParameterList(draw(n, m, m) for n, m in zip(layers, layers[1:], strict=False))
+        self.b = nn.ParameterList(draw(1, n, n)[0].detach() for n in layers)
+        self.alpha = nn.Parameter(torch.full((len(layers),), 0.5))
+        set_dial(self, "alpha", dial)
+        self.alpha = 1 / torch.as_tensor(tau, dtype=torch.get_default_dtype())
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, all layers) to the next h."""
+        below, new = x, []
+        before = h.split(self.layers, -1)
+        d = [torch.tanh(h_k) for h_k in before]
+        for k, h_k in enumerate(before):
+            drive = F.linear(below, self.L[k], self.b[k]) + F.linear(d[k], self.S[k])
+            if k + 1 < len(d):
+                drive = drive + F.linear(d[k + 1], self.H[k])
+            new.append((1 - self.alpha[k]) * h_k + self.alpha[k] * drive)
+            below = torch.tanh(new[k]) if self.update == "sequential" else d[k]
+        return torch.cat(new, -1)
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return zeros (batch, all layers) for an input x (batch, input)."""
+        return x.new_zeros(len(x), sum(self.layers))
+
+    def dense(self) -> Tensor:
+        """Return L, S and H as the blocks of one matrix, (all layers, all layers)."""
+        rows = []
+        for k, n in enumerate(self.layers):
+            blocks = {k - 1: self.L[k], k: self.S[k], k + 1: self.H[k] if k < len(self.H) else None}
+            row = [blocks.get(j) for j in range(len(self.layers))]
+            rows.append([self.b[k].new_zeros(n, m) if c is None else c for c, m in zip(row, self.layers, strict=True)])
+        return torch.cat([torch.cat(row, 1) for row in rows])
+
+    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (time, batch, input) and h (batch, all layers) to the states after each step.
+
+        Simultaneous layers are one leaky recurrence with the dense matrix. So are sequential ones, at half steps:
+        layer k takes its step t at half step 2 t + k, when the layers beside it have taken theirs, and rests at
+        every other.
+        """
+        sizes = torch.tensor(self.layers, device=x.device)
+        alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
+        U, b = F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:]))), torch.cat(tuple(self.b))
+        if self.update == "simultaneous":
+            return leaky_recurrence(x, U, self.dense(), b, alpha, h)
+        steps, rest = len(x), len(self.layers) - 1
+        x = F.pad(torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)[:-1], (0, 0, 0, 0, 0, rest))
+        turn = torch.arange(len(x), device=x.device)[:, None] - torch.arange(len(sizes), device=x.device)
+        moves = (turn >= 0) & (turn < 2 * steps) & (turn % 2 == 0)
+        moves = moves.repeat_interleave(sizes, 1, output_size=sum(self.layers))
+        halves = leaky_recurrence(x, U, self.dense(), b, alpha * moves, h).split(self.layers, -1)
+        return torch.cat([layer[k : k + 2 * steps : 2] for k, layer in enumerate(halves)], -1)
 
 
 def unroll(cell: Cell, x: Tensor, state: Tensor | None = None) -> Tensor:
@@ -93,6 +214,8 @@ def unroll(cell: Cell, x: Tensor, state: Tensor | None = None) -> Tensor:
     with parametrize.cached():  # a dial is turned once a sequence, not once a step
         if state is None:
             state = cell.initial_state(x[0])
+        if isinstance(cell, HasSequence) and applies_to(x):
+            return cell.sequence(x, state)
         for x_t in x.unbind(0):  # x[t] would cost O(time^2) in the backward pass
             state = cell(x_t, state)
             states.append(state)

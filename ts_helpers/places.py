@@ -15,6 +15,11 @@ def record_folder(notebook: str) -> Path:
     return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
 
 
+def checkpoint_folder(notebook: str) -> Path:
+    """Where a notebook keeps the state of a long training, so that the next run can go on from there."""
+    return ROOT / "_build" / "checkpoints" / notebook
+
+
 def replace_folder(made: Path, target: Path) -> None:
     """Put the folder ``made`` in the place of ``target``.
 

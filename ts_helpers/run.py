@@ -106,6 +106,9 @@ class Job:
         digest = hashlib.sha256(json.dumps([parameters, claims, versions], sort_keys=True).encode())
         for path in [self.source, *helper_sources(code)]:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        for name, value in self.parameters.items():
+            if self.declared[name].is_file and value:
+                digest.update(Path(value).read_bytes())
         return digest.hexdigest()
 
     def last(self) -> dict[str, Any]:
@@ -300,9 +303,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--out must be a folder, got the file {options.out}")
     out = options.out.resolve() if options.out else None
     try:
-        jobs = [Job(name, parameters, out) for name in find(options.notebooks)]
+        jobs = [Job(name, dict(parameters), out) for name in find(options.notebooks)]
         for job in jobs:
             job.check_parameters()
+            for name, value in job.parameters.items():
+                if job.declared[name].is_file and value:  # the kernel starts in another folder
+                    job.parameters[name] = str(Path(value).resolve())
         if options.list:
             print("\n\n".join(show(job) for job in jobs))
             return 0

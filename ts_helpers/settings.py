@@ -4,6 +4,7 @@ import ast
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,19 @@ SCALES = ("smoke", "book", "paper")
 class Parameter:
     """One line of a parameters cell, ``name = default  # rule; meaning``.
 
-    The rule is ``one of a, b, c``, or a type and a range: ``int in [1, inf)``, ``float in (0, 1]``. A default of
-    None means "what the scale says", and is always allowed.
+    The rule is ``one of a, b, c``, a type and a range (``int in [1, inf)``, ``float in (0, 1]``), or an existing file
+    with a suffix, ``file *.npy``. A default of None means "what the scale says", and is always allowed.
     """
 
     name: str
     default: Any
     rule: str
     meaning: str
+
+    @property
+    def is_file(self) -> bool:
+        """True if the value names a file."""
+        return self.rule.startswith("file ")
 
     def check(self, value: Any) -> None:
         """Refuse a value that breaks the rule.
@@ -40,6 +46,8 @@ class Parameter:
     def _fits(self, value: Any) -> bool:
         if self.rule.startswith("one of "):
             return value in [choice.strip() for choice in self.rule.removeprefix("one of ").split(",")]
+        if self.is_file:
+            return isinstance(value, str) and Path(value).match(self.rule.removeprefix("file ")) and Path(value).is_file()
         kind, _, ends = self.rule.partition(" in ")
         numbers = int if kind == "int" else (int, float)
         if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
@@ -49,7 +57,7 @@ class Parameter:
         return above and (value <= high if ends.endswith("]") else value < high)
 
 
-_RULE = r"one of [^;]+|(?:int|float) in [(\[][^;]+[)\]]"
+_RULE = r"one of [^;]+|file \S+|(?:int|float) in [(\[][^;]+[)\]]"
 
 
 def read_parameters(cell: str) -> dict[str, Parameter]:

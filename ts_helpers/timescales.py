@@ -65,18 +65,32 @@ class Dial(nn.Module):
 
 
 class Clamped(Dial):
-    r"""The time constant itself, in steps, held at one or more.
+    r"""The time constant itself, in steps, held at a floor or above.
 
-    .. math:: \alpha = 1 / \max(\tau, 1)
+    .. math:: \alpha = 1 / \max(\tau, \text{floor})
 
-    Source: Benureau & Tani (2018), Section 2. Below ``tau = 1`` the gradient is zero.
+    Source: Benureau & Tani (2018), Section 2, where the floor is 1. Below it the gradient is zero: a tau that has
+    stepped below the floor cannot come back.
+
+    Args:
+        floor: least tau, in steps; 0 for none (alpha then grows without limit as tau falls to 0).
+
+    Raises:
+        ValueError: ``floor`` is negative or not a number.
     """
 
-    limits, closed = (0.0, 1.0), True
+    closed = True
+
+    def __init__(self, floor: float = 1.0):
+        super().__init__()
+        if not 0 <= floor < math.inf:
+            raise ValueError(f"floor must be 0 or positive, got {floor=}")
+        self.register_buffer("floor", torch.tensor(float(floor)), persistent=False)  # a buffer: stacks with the networks
+        self.limits = (0.0, 1 / floor if floor else math.inf)
 
     def forward(self, tau: Tensor) -> Tensor:
         """Map tau (steps) to alpha."""
-        return 1 / tau.clamp(min=1)
+        return 1 / tau.clamp(min=self.floor)
 
     def inverse(self, alpha: Tensor) -> Tensor:
         """Map alpha to tau (steps)."""
@@ -157,3 +171,9 @@ def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
         ValueError: the present value lies outside the dial's limits.
     """
     parametrize.register_parametrization(module, name, dial)
+
+
+def raw_name(name: str) -> str:
+    """Return what PyTorch calls the raw number behind the dial on the parameter ``name``, such as ``cell.alpha``."""
+    path, _, last = name.rpartition(".")
+    return f"{path}.parametrizations.{last}.original".lstrip(".")

@@ -1,0 +1,333 @@
+"""Many networks of one architecture, trained at once."""
+
+import hashlib
+import inspect
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from tqdm import tqdm
+
+from ts_helpers.places import ROOT
+
+Measure = Callable[..., Tensor]
+PerNetwork = float | Sequence[float] | Tensor
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as everywhere
+
+
+@dataclass
+class History:
+    """What `train` saw.
+
+    Attributes:
+        epoch: (points,), at which the networks were watched, the first before any training.
+        watched: for each name given to `train`, an array (networks, points, ...).
+        diverged: (networks,), the epoch at which a network's loss or gradient stopped being finite, -1 if it never did.
+        seconds: spent training, over all interruptions.
+    """
+
+    epoch: np.ndarray
+    watched: dict[str, np.ndarray]
+    diverged: np.ndarray
+    seconds: float
+
+
+AT_ONCE = 20  # networks in one stack: more bring no speed on a CPU, and fall out of its cache
+
+
+def train(
+    networks: Sequence[nn.Module],
+    loss: Measure,
+    data: Sequence[Tensor] = (),
+    *,
+    epochs: int,
+    lr: PerNetwork = 1e-3,
+    factors: Mapping[str, PerNetwork] | None = None,
+    floors: Mapping[str, PerNetwork] | None = None,
+    clip: float | None = None,
+    clip_norm: float = 2.0,
+    watch: Mapping[str, Measure] | None = None,
+    every: int = 100,
+    checkpoint: Path | None = None,
+    name: str = "train",
+) -> History:
+    """Train networks side by side, each as if alone: full-batch Adam on its own loss, its own clipping, its own rates.
+
+    The networks are stacked, `AT_ONCE` at a time, and run under `torch.func.vmap`; their parameters are changed in place
+    at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others go on.
+
+    Args:
+        networks: of one architecture; their parameters may differ.
+        loss: ``loss(network, *data) -> scalar``, of one network.
+        data: tensors whose first dimension is the networks; each network sees its own slice.
+        epochs: steps of Adam.
+        lr: learning rate, one number or one a network.
+        factors: for names of parameters, wild cards allowed, what multiplies their learning rate: one number or
+            one a network. 0 keeps the parameter as it is, and out of the gradient's norm.
+        floors: for names of parameters, the least value they are set back to after each step (projection).
+        clip: largest norm of a network's gradient; a longer one is scaled down to it.
+        clip_norm: which norm, 2 or ``math.inf``.
+        watch: measures ``measure(network, *data) -> tensor`` by name, taken without gradient.
+        every: epochs between two looks.
+        checkpoint: folder in which the state is kept once a minute; a run with the same inputs, measures and helper
+            code goes on from there, and ends at the same numbers as one that was not interrupted.
+        name: stands before the progress bar.
+
+    Raises:
+        ValueError: no network, networks that do not fit together, data of another length, a rate or size out of
+            range, or a name that fits no parameter.
+    """
+    if epochs < 1 or every < 1:
+        raise ValueError(f"epochs and every must be 1 or more, got {epochs=}, {every=}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive or None, got {clip}")
+    if clip_norm not in (2.0, math.inf):
+        raise ValueError(f"clip_norm must be 2 or infinity, got {clip_norm}")
+    stack = _Stack(networks, data)
+    rates = stack.spread(factors or {}, 1.0) * stack.column(lr, "lr")
+    if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
+        raise ValueError("lr times factors must be finite and 0 or more for every network")
+    least = stack.spread(floors or {}, -math.inf)
+    parts = [slice(i, i + AT_ONCE) for i in range(0, len(networks), AT_ONCE)]
+    histories = []
+    for i, part in enumerate(parts):
+        which = name if len(parts) == 1 else f"{name} {i + 1}/{len(parts)}"
+        stack = _Stack(networks[part], [tensor[part] for tensor in data])
+        run = _Run(stack, loss, epochs, rates[part].clone(), least[part], clip, clip_norm, dict(watch or {}), every)
+        histories.append(run.go(checkpoint, which))
+    return History(
+        histories[0].epoch,
+        {key: np.concatenate([history.watched[key] for history in histories]) for key in histories[0].watched},
+        np.concatenate([history.diverged for history in histories]),
+        sum(history.seconds for history in histories),
+    )
+
+
+class _Run:
+    """The training of one stack."""
+
+    def __init__(
+        self,
+        stack: "_Stack",
+        loss: Measure,
+        epochs: int,
+        rates: Tensor,
+        least: Tensor,
+        clip: float | None,
+        clip_norm: float,
+        watch: dict[str, Measure],
+        every: int,
+    ):
+        self.stack, self.loss, self.epochs, self.rates = stack, loss, epochs, rates
+        self.least = least if bool((least > -math.inf).any()) else None
+        self.clip, self.clip_norm, self.watch, self.every = clip, clip_norm, watch, every
+        self.m, self.v = torch.zeros_like(stack.values), torch.zeros_like(stack.values)
+        self.diverged = torch.full((len(stack.networks),), -1, device=rates.device)
+        self.learned = rates > 0
+        self.looks: dict[str, list[np.ndarray]] = {key: [] for key in watch}
+        self.epoch, self.seconds = 0, 0.0
+
+    def go(self, checkpoint: Path | None, name: str) -> History:
+        """Train from the last checkpoint, if there is one, to the end."""
+        file = checkpoint / f"{self.digest()}.npz" if checkpoint else None
+        if file and file.exists():
+            self.restore(file)
+        before, start = self.seconds, time.perf_counter()
+        saved = start
+        for epoch in _progress(range(self.epoch, self.epochs), self.epochs, name):
+            if epoch % self.every == 0:
+                self.look()
+            self.step(epoch)
+            now = time.perf_counter()
+            self.epoch, self.seconds = epoch + 1, before + now - start
+            if file and now - saved > 60 and self.epoch < self.epochs:
+                self.save(file)
+                saved = now
+        points = np.array([*range(0, self.epochs, self.every), self.epochs])
+        if any(len(values) < len(points) for values in self.looks.values()):
+            self.look()
+        if file:
+            self.save(file)
+        self.stack.write_back()
+        watched = {key: np.stack(values, 1) for key, values in self.looks.items()}
+        return History(points, watched, self.diverged.cpu().numpy(), self.seconds)
+
+    def step(self, epoch: int) -> None:
+        """Take one step of Adam with every network that has not diverged."""
+        p = self.stack.values.requires_grad_(True)
+        losses = self.stack.measure(self.loss)
+        (grad,) = torch.autograd.grad(losses.sum(), p)
+        p.requires_grad_(False)
+        grad = torch.where(self.learned, grad, 0.0)
+        finite = torch.isfinite(losses.detach()) & torch.isfinite(grad.sum(1))
+        if not bool(finite.all()):
+            self.diverged[~finite & (self.diverged < 0)] = epoch
+            self.rates[~finite] = 0.0
+            grad[~finite] = 0.0
+        if self.clip is not None:
+            norm = torch.linalg.vector_norm(grad, self.clip_norm, dim=1, keepdim=True)
+            grad *= (self.clip / norm).clamp(max=1)
+        adam(p, self.m, self.v, grad, self.rates, epoch + 1)
+        if self.least is not None:
+            torch.maximum(p, self.least, out=p)
+
+    def look(self) -> None:
+        """Take every measure, and keep it."""
+        with torch.no_grad():
+            for key, function in self.watch.items():
+                self.looks[key].append(self.stack.measure(function).cpu().numpy())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what changes from step to step."""
+        return dict(p=self.stack.values, m=self.m, v=self.v, rates=self.rates, diverged=self.diverged)
+
+    def save(self, file: Path) -> None:
+        """Write a checkpoint as a whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {key: tensor.cpu().numpy() for key, tensor in self.tensors().items()}
+        arrays |= {f"look_{key}": np.array(values) for key, values in self.looks.items()}
+        part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+        np.savez(part, epoch=self.epoch, seconds=self.seconds, **arrays)
+        os.replace(part, file)
+
+    def restore(self, file: Path) -> None:
+        """Go back to a checkpoint."""
+        with np.load(file, allow_pickle=False) as kept:
+            for key, tensor in self.tensors().items():
+                tensor.copy_(torch.as_tensor(kept[key]))
+            self.looks = {key: list(kept[f"look_{key}"]) for key in self.looks}
+            self.epoch, self.seconds = int(kept["epoch"]), float(kept["seconds"])
+
+    def digest(self) -> str:
+        """Return a digest of all that decides the numbers: settings, values, the measures' text, the helpers' text."""
+        settings = [self.epochs, self.every, self.clip, self.clip_norm, sorted(self.watch), torch.__version__]
+        digest = hashlib.sha256(repr(settings).encode())
+        tensors = [self.stack.values, self.rates, *self.stack.buffers.values(), *self.stack.data]
+        for tensor in tensors if self.least is None else [*tensors, self.least]:
+            digest.update(repr((tensor.shape, tensor.dtype)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+        for function in (self.loss, *self.watch.values()):
+            digest.update(inspect.getsource(function).encode())
+        for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
+    """One step of Adam, as `torch.optim.Adam` takes it, with a learning rate for every number."""
+    m.lerp_(grad, 1 - BETAS[0])
+    v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+    spread = (v / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
+    p.sub_((m / spread).mul_(rates).div_(1 - BETAS[0] ** step))
+
+
+class _Stack:
+    """The parameters of all networks as one matrix, a row a network, and measures on it."""
+
+    def __init__(self, networks: Sequence[nn.Module], data: Sequence[Tensor]):
+        if not networks:
+            raise ValueError("networks must hold one or more networks, got none")
+        shapes = [{key: value.shape for key, value in network.named_parameters()} for network in networks]
+        for other, shape in enumerate(shapes):
+            if shape != shapes[0] or type(networks[other]) is not type(networks[0]):
+                raise ValueError(f"networks must be of one architecture, number {other} differs from the first")
+        for tensor in data:
+            if len(tensor) != len(networks):
+                raise ValueError(f"data must have {len(networks)} networks in its first dimension, got {len(tensor)}")
+        self.networks, self.data = networks, tuple(data)
+        self.names, self.shapes = list(shapes[0]), list(shapes[0].values())
+        self.sizes = [shape.numel() for shape in self.shapes]
+        rows = [torch.cat([value.detach().flatten() for value in net.parameters()]) for net in networks]
+        self.values = torch.stack(rows)
+        _, self.buffers = stack_module_state(list(networks))
+        self.base = _Call(networks[0])
+
+    def column(self, value: PerNetwork, what: str) -> Tensor:
+        """Return one number, or one a network, as a column (networks, 1)."""
+        column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
+        if len(column) not in (1, len(self.networks)):
+            raise ValueError(f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}")
+        return column
+
+    def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:
+        """Return a matrix (networks, numbers) of what was given for names of parameters, else the default."""
+        parts = torch.full_like(self.values, default).split(self.sizes, 1)
+        for pattern, value in given.items():
+            fitting = [i for i, name in enumerate(self.names) if fnmatchcase(name, pattern)]
+            if not fitting:
+                raise ValueError(f"no parameter is called {pattern!r}; there are {', '.join(self.names)}")
+            for i in fitting:
+                parts[i].copy_(self.column(value, pattern).expand_as(parts[i]))
+        return torch.cat(parts, 1)
+
+    def measure(self, function: Measure) -> Tensor:
+        """Return ``function(network, *data)`` of every network, stacked."""
+        parts = self.values.split(self.sizes, 1)
+        parameters = {
+            f"network.{name}": part.unflatten(1, shape) if shape else part[:, 0]
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+        buffers = {f"network.{name}": buffer for name, buffer in self.buffers.items()}
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
+            return functional_call(self.base, (parameters, buffers), (function, *data))
+
+        return torch.vmap(one)(parameters, buffers, self.data)
+
+    def write_back(self) -> None:
+        """Put the rows into the networks."""
+        with torch.no_grad():
+            for network, row in zip(self.networks, self.values, strict=True):
+                for parameter, part in zip(network.parameters(), row.split(self.sizes), strict=True):
+                    parameter.copy_(part.view_as(parameter))
+
+
+class _Call(nn.Module):
+    """Gives a function of a network the network whose parameters `functional_call` has put in."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Measure, *data: Tensor) -> Tensor:
+        """Return ``function(network, *data)``."""
+        return function(self.network, *data)
+
+
+class _Lines:
+    """A stream on which every state of a progress bar is a line of its own, as a log needs it."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.stream.write(text.strip("\r\n ") + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _progress(epochs: range, total: int, name: str) -> Iterator[int]:
+    """Show how far the training is: a bar on a terminal, a line every half minute in a log or a notebook."""
+    terminal = sys.stderr.isatty()
+    yield from tqdm(
+        epochs,
+        name,
+        total=total,
+        initial=epochs.start,
+        unit="epoch",
+        ascii=True,
+        file=sys.stderr if terminal else _Lines(sys.stderr),
+        mininterval=0.5 if terminal else 30,
+        leave=not terminal,
+    )

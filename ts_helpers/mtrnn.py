@@ -1,0 +1,248 @@
+"""The experiment of Benureau & Tani (2018): networks with learned and fixed time constants, and what to measure of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ts_helpers.cells import MTRNNCell
+from ts_helpers.ensembles import train
+from ts_helpers.prediction import NextStep, closed_loop_error
+from ts_helpers.timescales import Clamped, Dial, LogTau, raw_name
+
+LR = 1e-3  # of Adam, Section 2.2
+ALPHA = raw_name("cell.alpha")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network of the paper: where its time constants start, and how they move.
+
+    Attributes:
+        tau: time constants of layers 0, 1 and 2 at the start, in steps.
+        factor: learning rate of tau over that of the weights; 0 for fixed ones.
+        floor: least tau; 0 for none.
+    """
+
+    tau: tuple[float, float, float]
+    factor: float
+    floor: float = 1.0
+
+
+SETTINGS = {
+    "learn 100": Setting((100, 100, 100), 100),  # "we pushed the learning rate of the tau to 0.1 for this network"
+    "fixed 100": Setting((100, 100, 100), 0),
+    "learn 16-8-4": Setting((16, 8, 4), 10),  # 0.01, "ten times higher"
+    "learn 4-8-16": Setting((4, 8, 16), 10),
+    "learn 8": Setting((8, 8, 8), 10),
+    "fixed 8": Setting((8, 8, 8), 0),
+    "no clamp 4-8-16": Setting((4, 8, 16), 10, 0),
+    "no clamp 8": Setting((8, 8, 8), 10, 0),
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the text leaves open, or does otherwise than the code.
+
+    Attributes:
+        units: in each of the three layers.
+        update: of the layers, see `MTRNNCell`.
+        dial: "clamp" is 1 / max(tau, floor), absorbing; "projection" sets tau back to its floor after a step; "log" steps
+            log tau, which needs no floor, at the learning rate of the weights (a step of 0.1 % of tau, as 0.1 is of 100).
+        loss: "mean" squared error; "sum" of squared errors with the gradient clipped at 1 in the infinity norm.
+    """
+
+    units: int = 25
+    update: Literal["simultaneous", "sequential"] = "simultaneous"
+    dial: Literal["clamp", "projection", "log"] = "clamp"
+    loss: Literal["mean", "sum"] = "mean"
+
+
+def network(setting: Setting, choices: Choices, n_sequences: int, features: int, *, seed: Sequence[int]) -> NextStep:
+    """Return a network; its weights depend on the seed alone, so that settings can be compared pair by pair."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    dial: Dial = LogTau() if choices.dial == "log" else Clamped(setting.floor)
+    cell = MTRNNCell(features, (choices.units,) * 3, setting.tau, dial, update=choices.update, generator=generator)
+    return NextStep(cell, features, n_sequences, generator=generator)
+
+
+def mean_loss(net: NextStep, x: Tensor) -> Tensor:
+    """Return the mean squared error of the next step, in open loop."""
+    return ((net(x[:-1]) - x[1:]) ** 2).mean()
+
+
+def summed_loss(net: NextStep, x: Tensor) -> Tensor:
+    """Return the sum of squared errors of the next step, in open loop."""
+    return ((net(x[:-1]) - x[1:]) ** 2).sum()
+
+
+def errors(net: NextStep, x: Tensor) -> Tensor:
+    """Return loss, closed-loop error, and closed-loop error one step off."""
+    generated = net.generate(x[0], len(x) - 1)
+    closed = [closed_loop_error(generated, x), closed_loop_error(generated, x, "one step off")]
+    return torch.stack([mean_loss(net, x), *closed])
+
+
+def time_constants(net: NextStep, x: Tensor) -> Tensor:
+    """Return the time constants in effect, in steps, (layers,)."""
+    return 1 / net.cell.alpha
+
+
+def experiment(
+    names: Sequence[str],
+    x: Tensor,
+    *,
+    n_seeds: int,
+    seed: int,
+    epochs: int,
+    choices: Choices = Choices(),
+    checkpoint: Path | None = None,
+) -> xr.Dataset:
+    """Train networks of the named settings, ``n_seeds`` of each, all with the same weights for the same seed.
+
+    Args:
+        names: keys of `SETTINGS`.
+        x: sequences (time, sequences, features), or (n_seeds, time, sequences, features) for each seed its own.
+
+    Returns:
+        tau (setting, seed, epoch, layer); loss, closed and closed_off (setting, seed, epoch); generated (setting,
+        seed, step, sequence, feature), what the trained networks put out in closed loop; diverged (setting, seed).
+        The attribute ``seconds`` is the time spent training.
+    """
+    each = x if x.ndim == 4 else x.expand(n_seeds, *x.shape)
+    networks, factors, floors = [], [], []
+    for name in names:
+        setting = SETTINGS[name]
+        for s in range(n_seeds):
+            net = network(setting, choices, x.shape[-2], x.shape[-1], seed=(seed, s)).to(x.device)
+            networks.append(net)
+            factors.append(setting.factor and (1.0 if choices.dial == "log" else setting.factor))
+            floors.append(setting.floor)
+    history = train(
+        networks,
+        mean_loss if choices.loss == "mean" else summed_loss,
+        [each.repeat(len(names), 1, 1, 1)],
+        epochs=epochs,
+        lr=LR,
+        factors={ALPHA: factors},
+        floors={ALPHA: floors} if choices.dial == "projection" else None,
+        clip=1.0 if choices.loss == "sum" else None,
+        clip_norm=np.inf,
+        watch={"errors": errors, "tau": time_constants},
+        every=max(1, epochs // min(200, max(10, epochs // 10))),  # 200 looks; fewer where the training is short
+        checkpoint=checkpoint,
+        name=" ".join(f"{value}" for value in vars(choices).values()),
+    )
+    with torch.no_grad():
+        made = [net.generate(each[i % n_seeds, 0], x.shape[-3] - 1) for i, net in enumerate(networks)]
+    shape = (len(names), n_seeds)
+
+    def variable(dims: str, values: np.ndarray, units: str, long_name: str) -> tuple:
+        return dims.split(), values.reshape(*shape, *values.shape[1:]), {"units": units, "long_name": long_name}
+
+    looks = history.watched["errors"]
+    return xr.Dataset(
+        {
+            "tau": variable("setting seed epoch layer", history.watched["tau"], "steps", "time constant"),
+            "loss": variable("setting seed epoch", looks[..., 0], "1", "mean squared error of the next step"),
+            "closed": variable("setting seed epoch", looks[..., 1], "1", "closed-loop error, summed over steps"),
+            "closed_off": variable("setting seed epoch", looks[..., 2], "1", "the same, taken one step off"),
+            "generated": variable(
+                "setting seed step sequence feature", torch.stack(made).cpu().numpy(), "1", "output in closed loop"
+            ),
+            "diverged": variable("setting seed", history.diverged, "epochs", "when it diverged, -1 if it did not"),
+        },
+        coords={
+            "setting": ("setting", list(names), {"long_name": "time constants at the start, learned or fixed"}),
+            "seed": ("seed", np.arange(n_seeds), {"units": "1", "long_name": "network of the setting"}),
+            "epoch": ("epoch", history.epoch, {"units": "epochs", "long_name": "epoch of training"}),
+            "layer": ("layer", np.arange(3), {"units": "1", "long_name": "layer, lowest first"}),
+            "step": ("step", np.arange(1, x.shape[-3]), {"units": "steps", "long_name": "step of the sequence"}),
+        },
+        attrs={"seconds": round(history.seconds, 1)},
+    )
+
+
+def at_end(values: xr.DataArray) -> xr.DataArray:
+    """Return the median of the last ten looks."""
+    return values.isel(epoch=slice(-10, None)).median("epoch", skipna=False)
+
+
+def ratio(above: xr.DataArray, below: xr.DataArray) -> np.ndarray:
+    """Return above over below, seed by seed; 100 where only the one above is not finite, 0.01 where only the one below."""
+    top, bottom = np.isfinite(above.values), np.isfinite(below.values)
+    with np.errstate(invalid="ignore"):
+        quotient = above.values / below.values
+    return np.select([top & bottom, bottom, top], [quotient, 100.0, 0.01], 1.0)
+
+
+def roughness(closed: xr.DataArray) -> xr.DataArray:
+    """Return the standard deviation, over the second half, of the log error's change from one look to the next."""
+    second = np.log10(closed.isel(epoch=slice(closed.sizes["epoch"] // 2, None)))
+    return second.diff("epoch").std("epoch", skipna=False)
+
+
+def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, dict[str, np.ndarray]]:
+    """Return, for every claim whose settings were run, its quantities (``book/claims.yml``), one value a seed.
+
+    Args:
+        results: from `experiment`.
+        closed: which closed-loop error, "closed" or "closed_off".
+    """
+    here = set(results.setting.values.tolist())
+    of = {name: results.sel(setting=name) for name in here}
+
+    def tau(name: str, layer: int) -> np.ndarray:
+        return at_end(of[name].tau).sel(layer=layer).values
+
+    def ordered(name: str) -> np.ndarray:
+        return (tau(name, 0) < tau(name, 1)) & (tau(name, 1) < tau(name, 2))
+
+    def closed_ratio(above: str, below: str) -> np.ndarray:
+        return ratio(at_end(of[above][closed]), at_end(of[below][closed]))
+
+    def rougher(above: str, below: str) -> np.ndarray:
+        return ratio(roughness(of[above][closed]), roughness(of[below][closed]))
+
+    found: dict[str, Mapping[str, np.ndarray]] = {}
+    if "learn 100" in here:
+        upper = of["learn 100"].tau.sel(layer=[1, 2])
+        found["A2"] = {
+            "low": tau("learn 100", 0) <= 10,
+            "stable": ((upper >= 50) & (upper <= 200)).all(("epoch", "layer")).values,
+            "ordered": ordered("learn 100"),
+        }
+    if "learn 16-8-4" in here:
+        quarter = of["learn 16-8-4"].tau.sel(layer=0).isel(epoch=results.sizes["epoch"] // 4)
+        found["A3"] = {"fast": quarter.values <= 4, "unordered": tau("learn 16-8-4", 2) < tau("learn 16-8-4", 1)}
+    if {"learn 100", "fixed 100"} <= here:
+        found["A4a"] = {"loss_ratio": ratio(at_end(of["learn 100"].loss), at_end(of["fixed 100"].loss))}
+        found["A4b"] = {"closed_ratio": closed_ratio("learn 100", "fixed 100")}
+    if {"learn 100", "learn 16-8-4"} <= here:
+        found["A5"] = {"roughness_ratio": rougher("learn 16-8-4", "learn 100")}
+    if "learn 4-8-16" in here:
+        change = [tau("learn 4-8-16", layer) / start for layer, start in ((1, 8), (2, 16))]
+        found["A6a"] = {"hardly": np.all([abs(c - 1) <= 0.25 for c in change], axis=0)}
+    if {"learn 4-8-16", "learn 8"} <= here:
+        apart = [np.log2(tau("learn 8", layer) / tau("learn 4-8-16", layer)) for layer in range(3)]
+        distance = np.sqrt(np.sum(np.square(apart), axis=0))
+        found["A6b"] = {"distance_ratio": distance / np.sqrt(2), "ordered": ordered("learn 8")}
+        found["A8a"] = {
+            f"at_floor_{start}": tau(f"learn {name}", 0) <= 1.01
+            for start, name in (("exponential", "4-8-16"), ("8", "8"))
+        }
+    if {"learn 8", "fixed 8"} <= here:
+        found["A7"] = {"closed_ratio": closed_ratio("fixed 8", "learn 8")}
+    if {"learn 4-8-16", "no clamp 4-8-16"} <= here:
+        found["A8b"] = {
+            "lowest": of["no clamp 4-8-16"].tau.sel(layer=0).min("epoch").values,
+            "closed_ratio": closed_ratio("no clamp 4-8-16", "learn 4-8-16"),
+            "roughness_ratio": rougher("no clamp 4-8-16", "learn 4-8-16"),
+        }
+    return {claim: {name: np.asarray(value, float) for name, value in found[claim].items()} for claim in found}
