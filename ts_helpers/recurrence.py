@@ -24,7 +24,8 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
     .. math:: h_t = (1 - \alpha_t) \odot h_{t-1} + \alpha_t \odot \big( W \tanh(h_{t-1}) + U x_t + b \big)
 
     The same as stepping in a loop, many times faster. `torch.func.vmap` over it runs a stack of networks, shared out
-    over torch's threads. It can be differentiated once.
+    over torch's threads. It can be differentiated once; with respect to an alpha that is exactly 0, where the unit
+    rests, the derivative is given as 0.
 
     Args:
         x: (time, batch, input), float32 or float64.
@@ -50,8 +51,7 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
             wanted = " or ".join(map(str, shapes))
             raise ValueError(f"{name} must have shape {wanted} for {tuple(x.shape)=}, got {tuple(tensor.shape)}")
     steps = alpha if alpha.ndim == 2 else alpha[None]
-    states, _, _ = _Leaky.apply(*(tensor[None] for tensor in (x, U, W, b, steps, h)))
-    return states.squeeze(0)
+    return _Leaky.apply(*(tensor[None] for tensor in (x, U, W, b, steps, h))).squeeze(0)
 
 
 def applies_to(x: Tensor) -> bool:
@@ -63,31 +63,22 @@ class _Leaky(torch.autograd.Function):
     """`leaky_recurrence` of a stack of networks, which come first in every tensor."""
 
     @staticmethod
-    def forward(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-        """Return the states and, for the backward pass, tanh(h) before and the gap closed at every step."""
-        networks, time, batch, _ = x.shape
-        outputs = tuple(x.new_empty(networks, time, batch, W.shape[1]) for _ in range(3))
-        _share_out(_forward, x, U, W, b, alpha, h, *outputs)
-        return outputs
+    def forward(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> Tensor:
+        """Return the states after each step."""
+        states = x.new_empty(*x.shape[:3], W.shape[1])
+        _share_out(_forward, x, U, W, b, alpha, h, states)
+        return states
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep what the backward pass needs."""
-        x, U, W, _, alpha, _ = inputs
-        _, active, gap = output
-        ctx.mark_non_differentiable(active, gap)
-        ctx.set_materialize_grads(False)  # no zeros for these two
-        ctx.save_for_backward(x, U, W, alpha, active, gap)
+        x, U, W, _, alpha, h = inputs
+        ctx.save_for_backward(x, U, W, alpha, h, output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of the inputs."""
-        x, U, W, alpha, active, gap = ctx.saved_tensors
-        if grads[0] is None:
-            return (None,) * 6
-        ddrive, dU, dW, db, dalpha, dh = _LeakyBackward.apply(grads[0], x, W, alpha, active, gap)
-        dx = ddrive @ U[:, None] if ctx.needs_input_grad[0] else None
-        return dx, dU, dW, db, dalpha, dh
+        return _LeakyBackward.apply(grads[0], *ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> Any:
@@ -102,14 +93,13 @@ class _LeakyBackward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(grad: Tensor, x: Tensor, W: Tensor, alpha: Tensor, active: Tensor, gap: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of U x + b, U, W, b, alpha and h, given those of the states."""
-        networks, _, _, units = active.shape
-        ddrive, dU = torch.empty_like(active), x.new_zeros(networks, x.shape[-1], units)
-        db, dalpha, dh = x.new_zeros(networks, units), torch.zeros_like(alpha), torch.empty_like(active[:, 0])
-        _share_out(_backward, grad, x, W, alpha, active, gap, ddrive, dU, db, dalpha, dh)
-        dW = torch.bmm(ddrive.flatten(1, 2).transpose(1, 2), active.flatten(1, 2))
-        return ddrive, dU.transpose(1, 2), dW, db, dalpha, dh
+    def forward(
+        grad: Tensor, x: Tensor, U: Tensor, W: Tensor, alpha: Tensor, h: Tensor, states: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of x, U, W, b, alpha and h, given those of the states."""
+        made = [torch.zeros_like(like, memory_format=torch.contiguous_format) for like in (x, U, W, W[:, 0], alpha, h)]
+        _share_out(_backward, grad, x, U, W, alpha, h, states, *made)
+        return tuple(made)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -136,8 +126,10 @@ def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tup
         (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
         for x, dim in zip(inputs, in_dims, strict=True)
     ]
-    outputs = function.apply(*folded)
-    return tuple(o.unflatten(0, (info.batch_size, -1)) for o in outputs), (0,) * len(outputs)
+    output = function.apply(*folded)
+    if isinstance(output, Tensor):
+        return output.unflatten(0, (info.batch_size, -1)), 0
+    return tuple(o.unflatten(0, (info.batch_size, -1)) for o in output), (0,) * len(output)
 
 
 _POOL = ThreadPoolExecutor(os.cpu_count())
@@ -156,18 +148,18 @@ def _share_out(kernel: Any, *tensors: Tensor) -> None:
 
 
 @numba.njit(fastmath=FAST, nogil=True, cache=True)
-def _forward(x, U, W, b, alpha, h0, states, active, gap):  # type: ignore[no-untyped-def]
+def _forward(x, U, W, b, alpha, h0, states):  # type: ignore[no-untyped-def]
     networks, time, batch, features = x.shape
     units = W.shape[1]
-    a = np.empty(batch * units, x.dtype)
+    a, d, z = (np.empty((batch, units), x.dtype), np.empty((batch, units), x.dtype), np.empty((batch, units), x.dtype))
+    rate, active, drive = a.ravel(), d.ravel(), z.ravel()
     for n in range(networks):
         Ut, Wt = U[n].T.copy(), W[n].T.copy()
         h = h0[n].ravel()
         for t in range(time):
             if t < alpha.shape[1]:
-                a.reshape(batch, units)[:] = alpha[n, t]
-            d, z, new = active[n, t], gap[n, t], states[n, t].ravel()
-            _tanh(h, d.ravel())
+                a[:] = alpha[n, t]
+            _tanh(h, active)
             np.dot(d, Wt, z)
             for k in range(batch):
                 for j in range(units):
@@ -175,45 +167,70 @@ def _forward(x, U, W, b, alpha, h0, states, active, gap):  # type: ignore[no-unt
                 for f in range(features):
                     for j in range(units):
                         z[k, j] += x[n, t, k, f] * Ut[f, j]
-            closing = z.ravel()
+            new = states[n, t].ravel()
             for j in range(h.size):
-                closing[j] -= h[j]
-                new[j] = h[j] + a[j] * closing[j]
+                new[j] = h[j] + rate[j] * (drive[j] - h[j])
             h = new
 
 
 @numba.njit(fastmath=FAST, nogil=True, cache=True)
-def _backward(grad, x, W, alpha, active, gap, ddrive, dU, db, dalpha, dh):  # type: ignore[no-untyped-def]
+def _backward(grad, x, U, W, alpha, h0, states, dx, dU, dW, db, dalpha, dh):  # type: ignore[no-untyped-def]
     networks, time, batch, units = grad.shape
-    a = np.empty(batch * units, grad.dtype)
-    sums, product, one = np.empty_like(a), np.empty((batch, units), grad.dtype), a.dtype.type(1)
-    q = product.ravel()
+    features = x.shape[3]
+    a = np.empty((batch, units), grad.dtype)
+    d, p, q, sums = np.empty_like(a), np.empty_like(a), np.empty_like(a), np.empty_like(a)
+    rate, active, through, back, moved = a.ravel(), d.ravel(), p.ravel(), q.ravel(), sums.ravel()
+    one = a.dtype.type(1)
     for n in range(networks):
+        dUt = np.zeros((features, units), grad.dtype)
         g = dh[n].ravel()
-        g[:] = 0
-        sums[:] = 0
+        moved[:] = 0
         for t in range(time - 1, -1, -1):
             if t < alpha.shape[1] or t == time - 1:
-                a.reshape(batch, units)[:] = alpha[n, min(t, alpha.shape[1] - 1)]
-            grad_t, d, z, p = grad[n, t].ravel(), active[n, t].ravel(), gap[n, t].ravel(), ddrive[n, t]
-            flat = p.ravel()
+                a[:] = alpha[n, min(t, alpha.shape[1] - 1)]
+            h = states[n, t - 1].ravel() if t else h0[n].ravel()
+            new, grad_t = states[n, t].ravel(), grad[n, t].ravel()
+            _tanh(h, active)
             for j in range(g.size):
                 g[j] += grad_t[j]
-                flat[j] = a[j] * g[j]
+                through[j] = rate[j] * g[j]
             for j in range(g.size):
-                sums[j] += g[j] * z[j]
+                moved[j] += g[j] * (new[j] - h[j])
             for k in range(batch):
                 for j in range(units):
                     db[n, j] += p[k, j]
-                for f in range(x.shape[3]):
+                for f in range(features):
                     for j in range(units):
-                        dU[n, f, j] += x[n, t, k, f] * p[k, j]
-            np.dot(p, W[n], product)
+                        dUt[f, j] += x[n, t, k, f] * p[k, j]
+            _add_outer(dW[n], p, d)
+            for k in range(batch):
+                for f in range(features):
+                    dx[n, t, k, f] = (p[k] * U[n, :, f]).sum()
+            np.dot(p, W[n], q)
             for j in range(g.size):
-                g[j] += (one - d[j] * d[j]) * q[j] - flat[j]
+                g[j] += (one - active[j] * active[j]) * back[j] - through[j]
             if t < alpha.shape[1]:
-                dalpha[n, t] = sums.reshape(batch, units).sum(0)
-                sums[:] = 0
+                for j in range(units):
+                    if a[0, j] != 0:
+                        dalpha[n, t, j] = sums[:, j].sum() / a[0, j]
+                moved[:] = 0
+        dU[n] = dUt.T
+
+
+@numba.njit(fastmath=FAST, nogil=True, cache=True)
+def _add_outer(dW, p, d):  # type: ignore[no-untyped-def]
+    """Add p^T d to dW, four rows at a time; too small a product for a threaded one."""
+    batch, units = p.shape
+    fours = batch // 4 * 4
+    for j in range(units):
+        for k in range(0, fours, 4):
+            c0, c1, c2, c3 = p[k, j], p[k + 1, j], p[k + 2, j], p[k + 3, j]
+            for i in range(units):
+                dW[j, i] += c0 * d[k, i] + c1 * d[k + 1, i] + c2 * d[k + 2, i] + c3 * d[k + 3, i]
+        for k in range(fours, batch):
+            c0 = p[k, j]
+            for i in range(units):
+                dW[j, i] += c0 * d[k, i]
 
 
 def _tanh(h: np.ndarray, d: np.ndarray) -> None:
