@@ -71,6 +71,7 @@ lab: .venv/.lab
 
 bench: .venv/.book
 	@$(BIN)/python benchmarks/oscillator.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ensembles.py
 
 clean:
 	@rm -rf _build book/static/vendor

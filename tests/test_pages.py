@@ -11,14 +11,22 @@ CLAIMS = read_claims()
 README = (pages.ROOT / "README.md").read_text()
 
 
-def record_of(chapter, verdict=None, scale="book", parameters=None):
-    """A record in which every claim of the chapter has the verdict its prose was written for, or the one given."""
+def record_of(chapter, verdict=None, scale="book", parameters=None, kept=None):
+    """A record in which every claim of the chapter has the verdict its prose was written for, or the one given.
+
+    ``kept``: the verdict of all of them in the kept paper-scale run; None where there is no such run.
+    """
     said = pages.VERDICT_LINE.findall(pages.Job(chapter).source.read_text())
     findings = {}
     for claim_id, prose in said:
         values = {q.name: [1.0] * 100 for q in CLAIMS[claim_id].quantities}
         findings[claim_id] = dataclasses.replace(judge(claim_id, values, scale), verdict=verdict or prose)
-    return Record(xr.Dataset(), findings, {"parameters": parameters or {}})
+    kept_findings = {
+        claim_id: dataclasses.replace(finding, scale="paper", verdict=kept)
+        for claim_id, finding in findings.items()
+        if kept
+    }
+    return Record(xr.Dataset(), findings, kept_findings, {"parameters": parameters or {}})
 
 
 def found(**how):
@@ -65,6 +73,17 @@ def test_verdicts_show_every_claim_run_or_not():
 def test_verdicts_say_which_parameters_were_changed():
     changed = record_of("matsuki2018/oscillator", parameters={"eta_tau": 0.5, "n_runs": None})
     assert "book, eta_tau = 0.5" in pages.verdicts(CLAIMS, {"matsuki2018/oscillator": changed})
+
+
+def test_kept_findings_go_before_those_of_the_last_run():
+    chapter = "matsuki2018/oscillator"
+    text = pages.verdicts(CLAIMS, {chapter: record_of(chapter, parameters={"eta_tau": 0.5}, kept="partly")})
+    [row] = [line for line in text.splitlines() if line.startswith("| C2 |") and "{numref}" in line]
+    assert "**partly**" in row
+    assert "| paper |" in row  # with its own parameters, whatever the last run's were
+    for how in (dict(), dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})):
+        wrong = pages.contradictions(CLAIMS, {chapter: record_of(chapter, kept="not reproduced", **how)}, README)
+        assert any("oscillator.md says reproduced of C2, the record says not reproduced" in line for line in wrong)
 
 
 def test_assumptions_gather_every_chapters_departures():

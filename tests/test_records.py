@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,11 +7,14 @@ import xarray as xr
 
 from ts_helpers.claims import Finding, Measured
 from ts_helpers.places import record_folder
-from ts_helpers.records import FILES, Recorder, load
+from ts_helpers.records import FILES, Recorder, keep, kept, load
 
 FINDING = Finding(
     "X1", "book", "partly", (Measured("a", 0.5, 0.4, 0.6, 100, None), Measured("b", None, None, None, 3, None))
 )
+
+
+KEPT_FINDING = dataclasses.replace(FINDING, claim="X2", scale="paper", verdict="reproduced")
 
 
 @pytest.fixture
@@ -32,6 +36,7 @@ def test_record_comes_back_as_it_was_saved(recorder):
     record = load(recorder.save(results(), [FINDING]))
     xr.testing.assert_identical(record.results, results())
     assert record.findings == {"X1": FINDING}
+    assert record.kept_findings == {}
     assert record.provenance["parameters"] == {"n_runs": None, "eta": 0.1}
     assert record.provenance["settings"] == {"n_runs": 100, "eta": 0.1}
     assert {"commit", "dirty", "packages", "device", "threads", "start", "seconds"} <= set(record.provenance)
@@ -92,3 +97,80 @@ def test_results_without_units_are_refused(recorder):
 
 def test_records_go_where_the_environment_says(recorder, tmp_path):
     assert record_folder("doe2020/leak") == tmp_path / "doe2020" / "leak"
+
+
+def test_findings_of_the_kept_run_come_back_apart_from_those_of_this_one(recorder):
+    record = load(recorder.save(results(), [FINDING], [KEPT_FINDING]))
+    assert record.findings == {"X1": FINDING}
+    assert record.kept_findings == {"X2": KEPT_FINDING}
+
+
+@pytest.fixture
+def paper(recorder, tmp_path, monkeypatch):
+    """The folder of a record at scale paper, and an empty folder for what is kept."""
+    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    recorder.scale = "paper"
+    return recorder.save(results(), [FINDING])
+
+
+def test_kept_results_come_back_with_their_provenance(paper, tmp_path):
+    assert kept("doe2020/leak") is None
+    assert keep(paper) == tmp_path / "results" / "doe2020" / "leak.paper.nc"
+    assert sorted(p.name for p in (tmp_path / "results" / "doe2020").iterdir()) == ["leak.paper.json", "leak.paper.nc"]
+    back = kept("doe2020/leak")
+    xr.testing.assert_identical(back.results, results())
+    assert back.provenance == load(paper).provenance
+    assert "scale paper: n_runs = 100, eta = 0.1, seed 3" in back.line()
+
+
+def test_kept_results_make_way_for_new_ones(paper, recorder):
+    keep(paper)
+    keep(recorder.save(results(2.0), []))
+    xr.testing.assert_identical(kept("doe2020/leak").results, results(2.0))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "book"])
+def test_only_a_paper_scale_run_is_kept(recorder, paper, tmp_path, scale):
+    recorder.scale = scale
+    with pytest.raises(ValueError, match=f"only a run at scale paper is kept, got .* at scale {scale}"):
+        keep(recorder.save(results(), [FINDING]))
+    assert not (tmp_path / "results").exists()
+
+
+def test_damaged_record_is_not_kept(paper, tmp_path):
+    (paper / "results.nc").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"results\.nc is truncated"):
+        keep(paper)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["leak.paper.nc", "leak.paper.json"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "foreign"])
+def test_kept_pair_that_does_not_belong_together_is_refused(paper, recorder, name, damage):
+    file = keep(paper).with_name(name)
+    whole = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "foreign":
+        recorder.save(results(2.0), [])
+        made = json.loads((paper / "provenance.json").read_text())
+        file.write_bytes((paper / "results.nc").read_bytes() if name.endswith("nc") else json.dumps(made).encode())
+    else:
+        file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"")
+    with pytest.raises(ValueError, match=r"leak\.paper\.nc and leak\.paper\.json do not belong together"):
+        kept("doe2020/leak")
+
+
+def test_keeping_that_is_cut_short_leaves_no_pair_taken_for_whole(paper, recorder, monkeypatch):
+    keep(paper)
+    new = recorder.save(results(2.0), [])
+
+    def cut(source, target):
+        target.write_bytes(source.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ts_helpers.records.shutil.copyfile", cut)
+    with pytest.raises(KeyboardInterrupt):
+        keep(new)
+    with pytest.raises(ValueError, match="do not belong together"):
+        kept("doe2020/leak")

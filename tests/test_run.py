@@ -85,6 +85,8 @@ def tree(root):
         (["-p", "tau", "0"], "tau must be float in (0, 100], got 0"),
         (["-p", "scale", "huge"], "scale must be one of smoke, book, paper, got 'huge'"),
         (["--scale", "huge"], "invalid choice: 'huge'"),
+        (["--keep"], "--keep needs --scale paper, got book"),
+        (["--scale", "smoke", "--keep"], "--keep needs --scale paper, got smoke"),
         (["--jobs", "0"], "--jobs must be 1 or more, got 0"),
         (["--out", "book/claims.yml"], "--out must be a folder"),
         (["-p", "tau"], "expected 2 arguments"),

@@ -84,3 +84,24 @@ def test_device_refuses_what_there_is_not(monkeypatch):
     with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'tpu'"):
         torch_device("tpu")
     assert torch_device("auto") == torch.device("cpu")
+
+
+def test_file_rule_takes_an_existing_file_with_its_suffix_or_none(tmp_path):
+    data = read_parameters("data = None  # file *.npy; sequences of your own")["data"]
+    assert data.is_file
+    assert not read_parameters(CELL)["scale"].is_file
+    mine = tmp_path / "my own.npy"
+    mine.write_bytes(b"")
+    data.check(str(mine))
+    data.check(None)
+
+
+@pytest.mark.parametrize("bad", ["nosuch.npy", "other.csv", "folder.npy", 3, True, ["mine.npy"], ""])
+def test_file_rule_refuses_anything_else(bad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.csv").write_text("1,2")
+    (tmp_path / "folder.npy").mkdir()
+    data = read_parameters("data = None  # file *.npy; sequences of your own")["data"]
+    with pytest.raises(ValueError) as refused:
+        data.check(bad)
+    assert str(refused.value) == f"data must be file *.npy, got {bad!r}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ts_helpers.timescales import Clamped, Dial, Direct, Gate, LogTau, set_dial
+from ts_helpers.timescales import Clamped, Dial, Direct, Gate, LogTau, raw_name, set_dial
 
 DIALS = {"clamped": Clamped(), "direct": Direct(), "log_tau": LogTau(0.01), "gate": Gate()}
 
@@ -91,3 +91,42 @@ def test_dial_follows_its_cell_to_another_type():
 def test_log_tau_rejects_nonpositive_dt():
     with pytest.raises(ValueError, match="dt must be positive, got dt=0"):
         LogTau(0)
+
+
+@pytest.mark.parametrize("floor", [0.5, 1.0, 2.5])
+def test_clamped_gradient_is_zero_below_the_floor_and_one_sided_at_it(floor):
+    tau = torch.tensor([0.9 * floor, floor, 1.1 * floor], requires_grad=True)
+    alpha = Clamped(floor)(tau)
+    alpha.sum().backward()
+    torch.testing.assert_close(alpha.detach(), torch.tensor([1 / floor, 1 / floor, 1 / (1.1 * floor)]))
+    torch.testing.assert_close(tau.grad, torch.tensor([0.0, -(floor**-2), -((1.1 * floor) ** -2)]))
+
+
+def test_clamped_without_floor_lets_tau_below_one():
+    cell = Leaky(Clamped(0))
+    cell.alpha = 1 / 0.6
+    torch.testing.assert_close(cell.alpha, torch.full((4,), 1 / 0.6, dtype=torch.float64))
+    torch.testing.assert_close(
+        cell.parametrizations.alpha.original.detach(), torch.full((4,), 0.6, dtype=torch.float64)
+    )
+    cell.alpha.sum().backward()
+    assert bool((cell.parametrizations.alpha.original.grad < 0).all())
+
+
+def test_clamped_takes_its_floor_as_tau_and_nothing_below():
+    cell = Leaky(Clamped(1.6))
+    cell.alpha = 1 / 1.6
+    with pytest.raises(ValueError, match=r"must lie in \(0, 0.625\], got 0.7"):
+        cell.alpha = 0.7
+
+
+@pytest.mark.parametrize("floor", [-0.1, math.nan, math.inf])
+def test_clamped_refuses_a_floor_that_is_none(floor):
+    with pytest.raises(ValueError, match=f"floor must be 0 or positive, got floor={floor}"):
+        Clamped(floor)
+
+
+def test_raw_name_is_the_name_that_pytorch_lists():
+    cell = Leaky(Gate())
+    assert [name for name, _ in cell.named_parameters()] == [raw_name("alpha")]
+    assert [name for name, _ in nn.ModuleDict({"cell": cell}).named_parameters()] == [raw_name("cell.alpha")]

@@ -4,21 +4,20 @@ import hashlib
 import inspect
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
-from tqdm import tqdm
 
 from ts_helpers.places import ROOT
+from ts_helpers.progress import progress
 
 Measure = Callable[..., Tensor]
 PerNetwork = float | Sequence[float] | Tensor
@@ -144,7 +143,7 @@ class _Run:
             self.restore(file)
         before, start = self.seconds, time.perf_counter()
         saved = start
-        for epoch in _progress(range(self.epoch, self.epochs), self.epochs, name):
+        for epoch in progress(range(self.epoch, self.epochs), name, self.epochs, self.epoch):
             if epoch % self.every == 0:
                 self.look()
             self.step(epoch)
@@ -301,33 +300,3 @@ class _Call(nn.Module):
     def forward(self, function: Measure, *data: Tensor) -> Tensor:
         """Return ``function(network, *data)``."""
         return function(self.network, *data)
-
-
-class _Lines:
-    """A stream on which every state of a progress bar is a line of its own, as a log needs it."""
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            self.stream.write(text.strip("\r\n ") + "\n")
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-def _progress(epochs: range, total: int, name: str) -> Iterator[int]:
-    """Show how far the training is: a bar on a terminal, a line every half minute in a log or a notebook."""
-    terminal = sys.stderr.isatty()
-    yield from tqdm(
-        epochs,
-        name,
-        total=total,
-        initial=epochs.start,
-        unit="epoch",
-        ascii=True,
-        file=sys.stderr if terminal else _Lines(sys.stderr),
-        mininterval=0.5 if terminal else 30,
-        leave=not terminal,
-    )

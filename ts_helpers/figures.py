@@ -3,7 +3,8 @@
 import html
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 import ipywidgets as widgets
@@ -47,7 +48,7 @@ def use_style(scale: str) -> None:
 
 def label_smoke(fig: Figure) -> None:
     """Write on a figure that it was made at smoke scale."""
-    fig.text(0.995, 0.995, "smoke scale: proves the code, shows no result", ha="right", va="top", size=6, color="0.4")
+    fig.text(0.995, 0.005, "smoke scale: proves the code, shows no result", ha="right", va="bottom", size=6, color="0.4")
 
 
 def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | None, dash: str | tuple = "-") -> None:
@@ -101,10 +102,31 @@ def slider(
     return widgets.VBox([pick, stack])
 
 
-def glue_finding(finding: Finding) -> None:
-    """Give a claim's verdict and quantities to the prose, as ``<claim>-verdict`` and ``<claim>-<quantity>``."""
+def beside(
+    draw: Callable[[Sequence[Axes], Any], None], runs: Mapping[str, Any], rows: int = 1, height: float = 2.6
+) -> Figure:
+    """Draw the same figure of several runs side by side, a kept paper-scale one and the page's own, say.
+
+    Args:
+        draw: draws one run into one column of axes, top to bottom.
+        runs: what to draw, by title.
+        rows: axes in a column.
+        height: of one of the axes, in inches.
+    """
+    size = (7.8, height * rows)
+    fig, axes = plt.subplots(rows, len(runs), figsize=size, sharex="col", sharey="row", squeeze=False)
+    for column, (title, results) in zip(axes.T, runs.items(), strict=True):
+        draw(column, results)
+        column[0].set_title(title)
+    for ax in axes[:, 1:].flat:
+        ax.set_ylabel("")
+    return fig
+
+
+def glue_finding(finding: Finding, suffix: str = "") -> None:
+    """Give a claim's verdict and quantities to the prose, as ``<claim>-verdict`` and ``<claim>-<quantity>``, plus suffix."""
     claim = read_claims()[finding.claim]
     verdict = finding.verdict + (f" ({finding.note})" if finding.note else "")
-    glue(f"{claim.id}-verdict", verdict, display=False)
+    glue(f"{claim.id}-verdict{suffix}", verdict, display=False)
     for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
-        glue(f"{claim.id}-{quantity.name}", measured.describe(quantity.statistic), display=False)
+        glue(f"{claim.id}-{quantity.name}{suffix}", measured.describe(quantity.statistic), display=False)

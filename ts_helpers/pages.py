@@ -58,7 +58,8 @@ def state(claim: Claim, found: dict[str, Record]) -> list[str]:
     finding = finding_of(claim, found)
     if finding is None:
         return ["not run yet", "", ""]
-    given = found[claim.chapter].provenance["parameters"]
+    record = found[claim.chapter]
+    given = {} if claim.id in record.kept_findings else record.provenance["parameters"]
     changed = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
     verdict = f"**{finding.verdict}**" + (f" ({finding.note})" if finding.note else "")
     return [verdict, str(min(m.seeds for m in finding.measured)), finding.scale + (f", {changed}" if changed else "")]
@@ -73,8 +74,11 @@ def estimates(claim: Claim, found: dict[str, Record]) -> list[str]:
 
 
 def finding_of(claim: Claim, found: dict[str, Record]) -> Finding | None:
-    """Return the finding on a claim, if its chapter was run."""
-    return found[claim.chapter].findings.get(claim.id) if claim.chapter in found else None
+    """Return the finding on a claim, if its chapter was run: that of the kept paper-scale run, or else of the last."""
+    if claim.chapter not in found:
+        return None
+    record = found[claim.chapter]
+    return record.kept_findings.get(claim.id) or record.findings.get(claim.id)
 
 
 def assumptions(names: list[str]) -> str:
@@ -130,7 +134,8 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], readme: s
         finding = finding_of(claim, found)
         if finding is None or finding.scale == "smoke":
             continue
-        if any(value is not None for value in found[claim.chapter].provenance["parameters"].values()):
+        given = found[claim.chapter].provenance["parameters"].values()
+        if claim.id not in found[claim.chapter].kept_findings and any(value is not None for value in given):
             continue
         for where, word in ((source.relative_to(ROOT), said[0]), ("README.md", in_readme.get(claim.id, "nothing"))):
             if word != finding.verdict:

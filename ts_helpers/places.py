@@ -6,13 +6,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "results"
 CLAIMS = ROOT / "book" / "claims.yml"
-PACKAGES = ("torch", "numpy", "scipy", "xarray", "matplotlib")  # their versions can change results
+PACKAGES = ("torch", "numba", "numpy", "scipy", "xarray", "matplotlib")  # their versions can change results
 
 
 def record_folder(notebook: str) -> Path:
     """Where the record of a notebook lies: below ``$TS_RECORDS`` if that is set, else ``_build/records``."""
     return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
+
+
+def kept_files(notebook: str) -> tuple[Path, Path]:
+    """Where the results and the provenance of a notebook's paper-scale run are kept."""
+    folder, _, name = notebook.rpartition("/")
+    return RESULTS / folder / f"{name}.paper.nc", RESULTS / folder / f"{name}.paper.json"
 
 
 def checkpoint_folder(notebook: str) -> Path:

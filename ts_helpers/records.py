@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,18 +18,36 @@ import torch
 import xarray as xr
 
 from ts_helpers.claims import Finding, Measured
-from ts_helpers.places import PACKAGES, ROOT, record_folder, replace_folder
+from ts_helpers.places import PACKAGES, ROOT, kept_files, record_folder, replace_folder
 
 FILES = ("results.nc", "claims.json", "provenance.json")
 
 
 @dataclass
 class Record:
-    """A record as read back: labelled results, findings, provenance."""
+    """A record as read back: labelled results, provenance, and the findings of the run and of a kept paper-scale one."""
 
     results: xr.Dataset
     findings: dict[str, Finding]
+    kept_findings: dict[str, Finding]
     provenance: dict[str, Any]
+
+
+@dataclass
+class Kept:
+    """The results of a notebook's paper-scale run, with their provenance."""
+
+    results: xr.Dataset
+    provenance: dict[str, Any]
+
+    def line(self) -> str:
+        """Return where the results come from, for a reader."""
+        made = self.provenance
+        settings = ", ".join(f"{name} = {value}" for name, value in made["settings"].items() if value is not None)
+        return (
+            f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {made['commit'][:7]}, "
+            f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
+        )
 
 
 @dataclass
@@ -51,8 +70,13 @@ class Recorder:
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.perf_counter)
 
-    def save(self, results: xr.Dataset, findings: list[Finding]) -> Path:
+    def save(self, results: xr.Dataset, findings: Sequence[Finding], kept_findings: Sequence[Finding] = ()) -> Path:
         """Write the record as a whole or not at all; an older one of the same notebook makes way.
+
+        Args:
+            results: of this run.
+            findings: of this run.
+            kept_findings: of the kept paper-scale run.
 
         Raises:
             ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
@@ -65,7 +89,13 @@ class Recorder:
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             results.to_netcdf(made / "results.nc", engine="h5netcdf")
-            _write_json(made / "claims.json", [finding.as_dict() for finding in findings])
+            _write_json(
+                made / "claims.json",
+                {
+                    "findings": [finding.as_dict() for finding in findings],
+                    "kept_findings": [finding.as_dict() for finding in kept_findings],
+                },
+            )
             digests = {name: _digest(made / name) for name in FILES[:2]}
             _write_json(made / "provenance.json", self._provenance() | {"sha256": digests})
             replace_folder(made, target)
@@ -110,11 +140,49 @@ def load(path: Path) -> Record:
             raise ValueError(f"{path / name} is truncated, or not the file its provenance.json was written for")
     with xr.open_dataset(path / "results.nc", engine="h5netcdf") as dataset:
         results = dataset.load()
-    findings = {}
-    for entry in json.loads((path / "claims.json").read_text()):
-        measured = tuple(Measured(**m) for m in entry["measured"])
-        findings[entry["claim"]] = Finding(**entry | {"measured": measured})
-    return Record(results, findings, provenance)
+    read = json.loads((path / "claims.json").read_text())
+    findings, kept_findings = (
+        {e["claim"]: Finding(**e | {"measured": tuple(Measured(**m) for m in e["measured"])}) for e in read[which]}
+        for which in ("findings", "kept_findings")
+    )
+    return Record(results, findings, kept_findings, provenance)
+
+
+def keep(record: Path) -> Path:
+    """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
+
+    Raises:
+        ValueError: the record is damaged, or not at paper scale.
+    """
+    provenance = load(record).provenance
+    if provenance["scale"] != "paper":
+        raise ValueError(f"only a run at scale paper is kept, got {record} at scale {provenance['scale']}")
+    results, made = kept_files(provenance["notebook"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    made.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
+    shutil.copyfile(record / "results.nc", results)
+    _write_json(made, provenance)
+    return results
+
+
+def kept(notebook: str) -> Kept | None:
+    """Read the kept paper-scale results of a notebook; None if there are none.
+
+    Raises:
+        ValueError: one of the two files is missing, or they do not belong together.
+    """
+    results, made = kept_files(notebook)
+    if not results.exists() and not made.exists():
+        return None
+    try:
+        provenance = json.loads(made.read_text())
+        whole = provenance["sha256"]["results.nc"] == _digest(results)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
+    with xr.open_dataset(results, engine="h5netcdf") as dataset:
+        return Kept(dataset.load(), provenance)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,7 @@
 """Execute the book's notebooks: text in, executed notebook and record out, only what is out of date.
 
-    python -m ts_helpers.run [NOTEBOOK ...] [--scale S] [-p NAME VALUE ...] [--out DIR] [--jobs N] [--check] [--list]
+    python -m ts_helpers.run [NOTEBOOK ...] [--scale S] [-p NAME VALUE ...] [--out DIR] [--jobs N] [--keep]
+                               [--check] [--list]
 
 A NOTEBOOK is a name such as matsuki2018/oscillator, or its file; without one, all are meant.
 """
@@ -30,7 +31,7 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
-from ts_helpers.places import CLAIMS, NOTEBOOKS, PACKAGES, ROOT, replace_folder
+from ts_helpers.places import CLAIMS, NOTEBOOKS, PACKAGES, RESULTS, ROOT, replace_folder
 from ts_helpers.settings import SCALES, Parameter, read_parameters, read_value
 
 
@@ -109,6 +110,8 @@ class Job:
         for name, value in self.parameters.items():
             if self.declared[name].is_file and value:
                 digest.update(Path(value).read_bytes())
+        for path in sorted((RESULTS / self.name).parent.glob("*.paper.*")):  # a chapter may draw on its paper's others
+            digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
 
     def last(self) -> dict[str, Any]:
@@ -166,6 +169,22 @@ def record_digest(record: Path) -> str:
     return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest() if files else ""
 
 
+class Prefixed:
+    """A stream to which a notebook's progress goes as it runs, each line with the notebook's name before it."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def write(self, text: str) -> None:
+        """Pass the lines on to stderr."""
+        for line in text.splitlines():
+            print(f"            {self.name}  {line}", file=sys.stderr)
+
+    def flush(self) -> None:
+        """Flush stderr."""
+        sys.stderr.flush()
+
+
 def execute(job: Job) -> tuple[str, float]:
     """Run one notebook in this process's own kernel; return what went wrong (nothing: "") and the seconds."""
     start = time.perf_counter()
@@ -182,6 +201,7 @@ def execute(job: Job) -> tuple[str, float]:
             kernel_name="python3",
             cwd=job.source.parent,
             progress_bar=bar,
+            stderr_file=Prefixed(job.name),
         )
         for cell in notebook.cells:  # timings: they would make two equal runs differ
             cell.metadata.pop("papermill", None)
@@ -291,12 +311,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
+    parser.add_argument(
+        "--keep", action="store_true", help="put the results below results/, for the book to show; scale paper only"
+    )
     parser.add_argument("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     parser.add_argument("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
     parameters = {name: read_value(value) for name, value in options.parameters}
     if options.scale:
         parameters["scale"] = options.scale
+    if options.keep and options.scale != "paper":
+        parser.error(f"--keep needs --scale paper, got {options.scale or 'book'}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     if options.out and options.out.exists() and not options.out.is_dir():
@@ -323,13 +348,19 @@ def main(argv: list[str] | None = None) -> int:
             last = job.last()
             hint = f", last time {last['seconds']:g} s at scale {last['scale']}" if last else ""
             print(f"{'OUT OF DATE' if options.check else 'to run     '} {job.name}{hint}", flush=True)
-    if options.check or not todo:
+    if options.check:
         return int(bool(todo))
     try:
-        return int(execute_all(todo, min(options.jobs, len(todo))) > 0)
+        failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     except KeyboardInterrupt:
         print("interrupted: what had finished is kept, the rest is as it was", file=sys.stderr)
         return 130
+    if options.keep and not failed:
+        from ts_helpers.records import keep  # here: it needs torch, which the rest of the runner starts without
+
+        for job in jobs:
+            print(f"kept        {keep(job.record).relative_to(ROOT)}")
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+import io
+import sys
+import time
+
+import pytest
+
+from ts_helpers import progress as module
+from ts_helpers.progress import progress
+
+
+class Stream(io.StringIO):
+    """A stream that is a terminal, or is not."""
+
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.fixture
+def log(monkeypatch):
+    stream = Stream(terminal=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    return stream
+
+
+def test_items_are_passed_on_in_order(log):
+    assert list(progress("abc", "letters", 3)) == ["a", "b", "c"]
+
+
+def test_short_loop_leaves_nothing_in_a_log(log):
+    for _ in progress(range(1000), "train", 1000):
+        pass
+    assert log.getvalue() == ""
+
+
+def test_long_loop_leaves_whole_lines_in_a_log(log, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(module.tqdm, "__init__", _with_clock(module.tqdm.__init__, lambda: clock[0]))
+    for _ in progress(range(20, 100), "train", 100, first=20):
+        clock[0] += 10
+    lines = log.getvalue().splitlines()
+    assert log.getvalue().endswith("\n")
+    assert 5 < len(lines) < 40  # one in 30 s or more of the 800
+    for line in lines:
+        assert line.startswith("train: ")
+        assert "/100" in line
+        assert not set("\r\x1b") & set(line)
+    assert "100/100" in lines[-1]
+
+
+def _with_clock(init, clock):
+    """tqdm, which takes the time from an attribute it sets at its start, with another clock."""
+
+    def changed(self, *words, **options):
+        init(self, *words, **options)
+        self._time = clock
+        self.start_t = self.last_print_t = clock()
+
+    return changed
+
+
+def test_terminal_shows_a_bar_that_goes_when_done(monkeypatch):
+    stream = Stream(terminal=True)
+    monkeypatch.setattr(sys, "stderr", stream)
+    for _ in progress(range(3), "train", 3):
+        time.sleep(0.001)
+    assert "\rtrain:   0%|" in stream.getvalue()
+    assert stream.getvalue().endswith("\r")
+    assert "\n" not in stream.getvalue()
+
+
+def test_loop_that_is_left_early_ends_its_bar(log):
+    for item in progress(range(10), "train", 10):
+        if item == 3:
+            break
+    assert log.getvalue() == ""
