@@ -1,7 +1,7 @@
 """What training together saves: networks of Benureau & Tani (2018), 3 x 25 units, five sequences of 100 steps.
 
-The same work four ways: one network at a time, stepped in a loop; the same under vmap; one at a time with the compiled
-recurrence; the ensemble as the chapters train it. Prints the time of an epoch a network, and ratios within each repetition.
+The same work four ways: one network at a time, stepped in a loop; the same under vmap; one at a time with the
+compiled recurrence; the ensemble as the chapters train it. Prints the time of an epoch a network, and ratios within each repetition.
 """
 
 import statistics
@@ -14,7 +14,10 @@ import torch
 from ts_helpers import cells, ensembles, mtrnn
 from ts_helpers.datasets.sines import sums_of_sines
 
-REPETITIONS, EPOCHS = 5, {"loop, one": 5, "loop, vmap of 20": 4, "compiled, one": 40, "ensemble of 5": 40, "ensemble of 20": 20}
+REPETITIONS, EPOCHS = (
+    5,
+    {"loop, one": 5, "loop, vmap of 20": 4, "compiled, one": 40, "ensemble of 5": 40, "ensemble of 20": 20},
+)
 
 
 @contextmanager

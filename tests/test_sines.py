@@ -53,11 +53,15 @@ def test_sums_of_sines_take_the_default_type(double):
 
 
 @pytest.mark.parametrize(
-    ("components", "n_steps", "message"),
-    [((), 100, "got n_steps=100"), ((((1, 1),), ()), 100, r"\[1, 0\] sines"), (COMPONENTS, 2, "got n_steps=2")],
+    ("components", "n_steps", "got"),
+    [
+        ((), 100, r"n_steps=100 and \[\] sines"),
+        ((((1, 1),), ()), 100, r"n_steps=100 and \[1, 0\] sines"),
+        (COMPONENTS, 2, r"n_steps=2 and \[4, 5, 4, 5, 5\] sines"),
+    ],
 )
-def test_sums_of_nothing_are_refused(components, n_steps, message):
-    with pytest.raises(ValueError, match=f"components must name a sine for each .* n_steps be 3 or more, {message}|{message}"):
+def test_sums_of_nothing_are_refused(components, n_steps, got):
+    with pytest.raises(ValueError, match=f"components must name a sine for each .* n_steps be 3 or more, got {got}"):
         sums_of_sines(components, n_steps)
 
 
@@ -77,16 +81,16 @@ def test_random_components_keep_their_stated_bounds(double):
     assert {len(sines) for sines in components} == {4, 5}
     for sines in components:
         cycles, amplitudes = np.array(sines).T
-        assert 0.1 <= cycles.min()
+        assert cycles.min() >= 0.1
         assert cycles.max() <= 18
         assert (cycles[1:] / cycles[:-1]).min() > 1.3 - 1e-6
-        assert 0.1 <= amplitudes.min()
+        assert amplitudes.min() >= 0.1
         assert amplitudes.max() <= 0.7 + 1e-6
     x = sums_of_sines(components)[..., 0]
-    assert -1.95 < x.min()
+    assert x.min() > -1.95
     assert x.max() < 1.65
     squares = ((x - x.mean(0)) ** 2).sum(0)
-    assert 18 < squares.min()
+    assert squares.min() > 18
     assert squares.max() < 75
 
 

@@ -1,6 +1,7 @@
 """One step of each cell of the book, and `unroll`, which makes a sequence of them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -69,9 +70,8 @@ class LeakyCell(nn.Module):
             raise ValueError(f"sizes must be input >= 0 and hidden >= 1, got {input_size=}, {hidden_size=}")
         self.U = nn.Parameter(torch.randn(hidden_size, input_size, generator=generator) / max(input_size, 1) ** 0.5)
         self.W = nn.Parameter(torch.randn(hidden_size, hidden_size, generator=generator) / hidden_size**0.5)
-        self.alpha = nn.Parameter(torch.full((hidden_size,), 0.5))
+        self.alpha = nn.Parameter(torch.as_tensor(alpha, dtype=torch.get_default_dtype()).expand(hidden_size).clone())
         set_dial(self, "alpha", dial)
-        self.alpha = alpha
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         """Map x (batch, input) and u (batch, hidden) to the next u."""
@@ -141,11 +141,10 @@ class MTRNNCell(nn.Module):
         below = (input_size, *layers[:-1])
         self.L = nn.ParameterList(draw(n, m, m) for n, m in zip(layers, below, strict=True))
         self.S = nn.ParameterList(draw(n, n, n) for n in layers)
-        self.H = nn.ParameterList(draw(n, m, m) for n, m in zip(layers, layers[1:], strict=False))
+        self.H = nn.ParameterList(draw(n, m, m) for n, m in pairwise(layers))
         self.b = nn.ParameterList(draw(1, n, n)[0].detach() for n in layers)
-        self.alpha = nn.Parameter(torch.full((len(layers),), 0.5))
+        self.alpha = nn.Parameter(1 / torch.as_tensor(tau, dtype=torch.get_default_dtype()))
         set_dial(self, "alpha", dial)
-        self.alpha = 1 / torch.as_tensor(tau, dtype=torch.get_default_dtype())
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, all layers) to the next h."""
@@ -163,6 +162,10 @@ class MTRNNCell(nn.Module):
     def initial_state(self, x: Tensor) -> Tensor:
         """Return zeros (batch, all layers) for an input x (batch, input)."""
         return x.new_zeros(len(x), sum(self.layers))
+
+    def extra_repr(self) -> str:
+        """Tell networks of other layers or updates apart."""
+        return f"layers={self.layers}, update={self.update!r}"
 
     def dense(self) -> Tensor:
         """Return L, S and H as the blocks of one matrix, (all layers, all layers)."""

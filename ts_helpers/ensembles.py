@@ -60,7 +60,7 @@ def train(
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> History:
-    """Train networks side by side, each as if alone: full-batch Adam on its own loss, its own clipping, its own rates.
+    """Train networks side by side, each as if alone: full-batch Adam on its own loss, with its own clipping and rates.
 
     The networks are stacked, `AT_ONCE` at a time, and run under `torch.func.vmap`; their parameters are changed in place
     at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others go on.
@@ -72,14 +72,16 @@ def train(
         epochs: steps of Adam.
         lr: learning rate, one number or one a network.
         factors: for names of parameters, wild cards allowed, what multiplies their learning rate: one number or
-            one a network. 0 keeps the parameter as it is, and out of the gradient's norm.
+            one a network. 0 keeps the parameter as it is, and out of the gradient's norm; so does
+            ``requires_grad = False``.
         floors: for names of parameters, the least value they are set back to after each step (projection).
         clip: largest norm of a network's gradient; a longer one is scaled down to it.
         clip_norm: which norm, 2 or ``math.inf``.
         watch: measures ``measure(network, *data) -> tensor`` by name, taken without gradient.
         every: epochs between two looks.
         checkpoint: folder in which the state is kept once a minute; a run with the same inputs, measures and helper
-            code goes on from there, and ends at the same numbers as one that was not interrupted.
+            code goes on from there, and ends at the same numbers as one that was not interrupted. What a measure takes
+            from around it, other than data, is not looked at.
         name: stands before the progress bar.
 
     Raises:
@@ -93,7 +95,7 @@ def train(
     if clip_norm not in (2.0, math.inf):
         raise ValueError(f"clip_norm must be 2 or infinity, got {clip_norm}")
     stack = _Stack(networks, data)
-    rates = stack.spread(factors or {}, 1.0) * stack.column(lr, "lr")
+    rates = stack.spread(factors or {}, 1.0) * stack.column(lr, "lr") * stack.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times factors must be finite and 0 or more for every network")
     least = stack.spread(floors or {}, -math.inf)
@@ -196,8 +198,12 @@ class _Run:
         arrays: dict[str, Any] = {key: tensor.cpu().numpy() for key, tensor in self.tensors().items()}
         arrays |= {f"look_{key}": np.array(values) for key, values in self.looks.items()}
         part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-        np.savez(part, epoch=self.epoch, seconds=self.seconds, **arrays)
-        os.replace(part, file)
+        try:
+            np.savez(part, epoch=self.epoch, seconds=self.seconds, **arrays)
+            os.replace(part, file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
     def restore(self, file: Path) -> None:
         """Go back to a checkpoint."""
@@ -209,7 +215,8 @@ class _Run:
 
     def digest(self) -> str:
         """Return a digest of all that decides the numbers: settings, values, the measures' text, the helpers' text."""
-        settings = [self.epochs, self.every, self.clip, self.clip_norm, sorted(self.watch), torch.__version__]
+        network = repr(self.stack.networks[0])
+        settings = [self.epochs, self.every, self.clip, self.clip_norm, sorted(self.watch), network, torch.__version__]
         digest = hashlib.sha256(repr(settings).encode())
         tensors = [self.stack.values, self.rates, *self.stack.buffers.values(), *self.stack.data]
         for tensor in tensors if self.least is None else [*tensors, self.least]:
@@ -237,7 +244,7 @@ class _Stack:
             raise ValueError("networks must hold one or more networks, got none")
         shapes = [{key: value.shape for key, value in network.named_parameters()} for network in networks]
         for other, shape in enumerate(shapes):
-            if shape != shapes[0] or type(networks[other]) is not type(networks[0]):
+            if shape != shapes[0] or repr(networks[other]) != repr(networks[0]):
                 raise ValueError(f"networks must be of one architecture, number {other} differs from the first")
         for tensor in data:
             if len(tensor) != len(networks):
@@ -247,6 +254,8 @@ class _Stack:
         self.sizes = [shape.numel() for shape in self.shapes]
         rows = [torch.cat([value.detach().flatten() for value in net.parameters()]) for net in networks]
         self.values = torch.stack(rows)
+        trained = [torch.cat([torch.full((p.numel(),), p.requires_grad) for p in net.parameters()]) for net in networks]
+        self.trainable = torch.stack(trained).to(self.values.device)
         _, self.buffers = stack_module_state(list(networks))
         self.base = _Call(networks[0])
 
@@ -254,7 +263,9 @@ class _Stack:
         """Return one number, or one a network, as a column (networks, 1)."""
         column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
         if len(column) not in (1, len(self.networks)):
-            raise ValueError(f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}")
+            raise ValueError(
+                f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}"
+            )
         return column
 
     def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:

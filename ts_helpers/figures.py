@@ -48,7 +48,9 @@ def use_style(scale: str) -> None:
 
 def label_smoke(fig: Figure) -> None:
     """Write on a figure that it was made at smoke scale."""
-    fig.text(0.995, 0.005, "smoke scale: proves the code, shows no result", ha="right", va="bottom", size=6, color="0.4")
+    fig.text(
+        0.995, 0.005, "smoke scale: proves the code, shows no result", ha="right", va="bottom", size=6, color="0.4"
+    )
 
 
 def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | None, dash: str | tuple = "-") -> None:
@@ -124,7 +126,7 @@ def beside(
 
 
 def glue_finding(finding: Finding, suffix: str = "") -> None:
-    """Give a claim's verdict and quantities to the prose, as ``<claim>-verdict`` and ``<claim>-<quantity>``, plus suffix."""
+    """Give a claim's verdict and quantities to the prose: ``<claim>-verdict``, ``<claim>-<quantity>``, plus suffix."""
     claim = read_claims()[finding.claim]
     verdict = finding.verdict + (f" ({finding.note})" if finding.note else "")
     glue(f"{claim.id}-verdict{suffix}", verdict, display=False)

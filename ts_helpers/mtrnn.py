@@ -1,4 +1,4 @@
-"""The experiment of Benureau & Tani (2018): networks with learned and fixed time constants, and what to measure of them."""
+"""The experiment of Benureau & Tani (2018): networks with learned and fixed time constants, and measures of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +53,9 @@ class Choices:
     Attributes:
         units: in each of the three layers.
         update: of the layers, see `MTRNNCell`.
-        dial: "clamp" is 1 / max(tau, floor), absorbing; "projection" sets tau back to its floor after a step; "log" steps
-            log tau, which needs no floor, at the learning rate of the weights (a step of 0.1 % of tau, as 0.1 is of 100).
+        dial: "clamp" is 1 / max(tau, floor), absorbing; "projection" sets tau back to its floor after a step; "log"
+            steps log tau, which needs no floor, at the learning rate of the weights (steps of 0.1 % of tau, as 0.1 is of
+            100).
         loss: "mean" squared error; "sum" of squared errors with the gradient clipped at 1 in the infinity norm.
     """
 
@@ -147,6 +148,8 @@ def experiment(
         return dims.split(), values.reshape(*shape, *values.shape[1:]), {"units": units, "long_name": long_name}
 
     looks = history.watched["errors"]
+    after = (history.diverged >= 0)[:, None] & (history.epoch >= history.diverged[:, None])
+    looks[after] = np.nan  # a network frozen at its last numbers has no error of its own any more
     return xr.Dataset(
         {
             "tau": variable("setting seed epoch layer", history.watched["tau"], "steps", "time constant"),
@@ -175,7 +178,7 @@ def at_end(values: xr.DataArray) -> xr.DataArray:
 
 
 def ratio(above: xr.DataArray, below: xr.DataArray) -> np.ndarray:
-    """Return above over below, seed by seed; 100 where only the one above is not finite, 0.01 where only the one below."""
+    """Return above over below, seed by seed; 100 where only above is not finite, 0.01 where only below is not."""
     top, bottom = np.isfinite(above.values), np.isfinite(below.values)
     with np.errstate(invalid="ignore"):
         quotient = above.values / below.values
@@ -184,7 +187,7 @@ def ratio(above: xr.DataArray, below: xr.DataArray) -> np.ndarray:
 
 def roughness(closed: xr.DataArray) -> xr.DataArray:
     """Return the standard deviation, over the second half, of the log error's change from one look to the next."""
-    second = np.log10(closed.isel(epoch=slice(closed.sizes["epoch"] // 2, None)))
+    second = xr.apply_ufunc(np.log10, closed.isel(epoch=slice(closed.sizes["epoch"] // 2, None)))
     return second.diff("epoch").std("epoch", skipna=False)
 
 

@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ FILES = ("results.nc", "claims.json", "provenance.json")
 
 @dataclass
 class Record:
-    """A record as read back: labelled results, provenance, and the findings of the run and of a kept paper-scale one."""
+    """A record as read back: results, provenance, and the findings of the run and of a kept paper-scale one."""
 
     results: xr.Dataset
     findings: dict[str, Finding]
@@ -43,7 +44,8 @@ class Kept:
     def line(self) -> str:
         """Return where the results come from, for a reader."""
         made = self.provenance
-        settings = ", ".join(f"{name} = {value}" for name, value in made["settings"].items() if value is not None)
+        shown = {name: value for name, value in made["settings"].items() if value is not None and name != "only"}
+        settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
         return (
             f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {made['commit'][:7]}, "
             f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
@@ -148,21 +150,35 @@ def load(path: Path) -> Record:
     return Record(results, findings, kept_findings, provenance)
 
 
-def keep(record: Path) -> Path:
+def keep(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
+    Several records must be of one notebook that was run one arm at a time; they are joined along ``arm``.
+
     Raises:
-        ValueError: the record is damaged, or not at paper scale.
+        ValueError: a record is damaged, or not at paper scale; or they are of different notebooks.
     """
-    provenance = load(record).provenance
-    if provenance["scale"] != "paper":
-        raise ValueError(f"only a run at scale paper is kept, got {record} at scale {provenance['scale']}")
-    results, made = kept_files(provenance["notebook"])
-    results.parent.mkdir(parents=True, exist_ok=True)
-    made.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
-    shutil.copyfile(record / "results.nc", results)
-    _write_json(made, provenance)
-    return results
+    made = [load(record) for record in records]
+    first = made[0].provenance
+    for record, path in zip(made, records, strict=True):
+        if (record.provenance["notebook"], record.provenance["scale"]) != (first["notebook"], "paper"):
+            raise ValueError(
+                f"records must be of one notebook at scale paper, got {path} of {record.provenance['notebook']} at scale "
+                f"{record.provenance['scale']}"
+            )
+    nc, provenance = kept_files(first["notebook"])
+    nc.parent.mkdir(parents=True, exist_ok=True)
+    provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
+    if len(made) == 1:
+        shutil.copyfile(records[0] / "results.nc", nc)
+    else:
+        arms = [record.results for record in made]
+        joined = xr.concat(arms, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
+        joined.to_netcdf(nc, engine="h5netcdf")
+    seconds = round(sum(record.provenance["seconds"] for record in made), 1)
+    parts = {"parts": [record.provenance for record in made]} if len(made) > 1 else {}
+    _write_json(provenance, first | {"seconds": seconds, "sha256": {"results.nc": _digest(nc)}} | parts)
+    return nc
 
 
 def kept(notebook: str) -> Kept | None:
@@ -200,3 +216,7 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    print(keep(*map(Path, sys.argv[1:])))

@@ -42,7 +42,7 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
         ValueError: shapes do not fit.
     """
     (time, batch, features), units = x.shape, len(W)
-    fitting = {
+    fitting: dict[str, tuple[Tensor, list[tuple[int, ...]]]] = {
         "U": (U, [(units, features)]), "W": (W, [(units, units)]), "b": (b, [(units,)]),
         "alpha": (alpha, [(units,), (time, units)]), "h": (h, [(batch, units)]),
     }  # fmt: skip
@@ -50,6 +50,8 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
         if tuple(tensor.shape) not in shapes:
             wanted = " or ".join(map(str, shapes))
             raise ValueError(f"{name} must have shape {wanted} for {tuple(x.shape)=}, got {tuple(tensor.shape)}")
+        if tensor.dtype != x.dtype:
+            raise ValueError(f"{name} must have the type of x, {x.dtype}, got {tensor.dtype}")
     steps = alpha if alpha.ndim == 2 else alpha[None]
     return _Leaky.apply(*(tensor[None] for tensor in (x, U, W, b, steps, h))).squeeze(0)
 

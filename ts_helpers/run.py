@@ -320,8 +320,8 @@ def main(argv: list[str] | None = None) -> int:
     parameters = {name: read_value(value) for name, value in options.parameters}
     if options.scale:
         parameters["scale"] = options.scale
-    if options.keep and options.scale != "paper":
-        parser.error(f"--keep needs --scale paper, got {options.scale or 'book'}")
+    if options.keep and parameters.get("scale") != "paper":
+        parser.error(f"--keep needs --scale paper, got {parameters.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     if options.out and options.out.exists() and not options.out.is_dir():

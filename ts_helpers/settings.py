@@ -47,7 +47,8 @@ class Parameter:
         if self.rule.startswith("one of "):
             return value in [choice.strip() for choice in self.rule.removeprefix("one of ").split(",")]
         if self.is_file:
-            return isinstance(value, str) and Path(value).match(self.rule.removeprefix("file ")) and Path(value).is_file()
+            path = Path(str(value))
+            return path.match(self.rule.removeprefix("file ")) and path.is_file()
         kind, _, ends = self.rule.partition(" in ")
         numbers = int if kind == "int" else (int, float)
         if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):

@@ -46,7 +46,7 @@ class Dial(nn.Module):
         """
         like = getattr(self, "like", None)
         if like is None:  # registration: from now on a plain number takes this shape, type and device
-            like = torch.empty_like(torch.as_tensor(alpha))
+            like = torch.zeros_like(torch.as_tensor(alpha))
             self.register_buffer("like", like, persistent=False)
         alpha = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
         try:
@@ -85,7 +85,8 @@ class Clamped(Dial):
         super().__init__()
         if not 0 <= floor < math.inf:
             raise ValueError(f"floor must be 0 or positive, got {floor=}")
-        self.register_buffer("floor", torch.tensor(float(floor)), persistent=False)  # a buffer: stacks with the networks
+        self.floor: Tensor  # a buffer: it stacks with the networks
+        self.register_buffer("floor", torch.tensor(float(floor)), persistent=False)
         self.limits = (0.0, 1 / floor if floor else math.inf)
 
     def forward(self, tau: Tensor) -> Tensor:
@@ -132,6 +133,10 @@ class LogTau(Dial):
         if not dt > 0:
             raise ValueError(f"dt must be positive, got {dt=}")
         self.log_dt = math.log(dt)
+
+    def extra_repr(self) -> str:
+        """Tell dials of other steps apart."""
+        return f"dt={math.exp(self.log_dt):g}"
 
     def forward(self, T: Tensor) -> Tensor:
         """Map T = log tau to alpha."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
             f"{n_steps=} and {[len(c) for c in components]} sines"
         )
     t = torch.arange(n_steps, dtype=torch.float64)
-    waves = [sum(a * torch.sin(2 * math.pi * c / 100 * t) for c, a in sines) for sines in components]
+    waves = [torch.stack([a * torch.sin(2 * math.pi * c / 100 * t) for c, a in sines]).sum(0) for sines in components]
     return torch.stack(waves, 1)[:, :, None].to(torch.get_default_dtype())
 
 
@@ -99,7 +100,10 @@ def as_sequences(array: ArrayLike) -> Tensor:
         raise ValueError(f"sequences must have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
     if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
         raise ValueError(f"sequences must be finite numbers, got type {x.dtype} with {_wrong(x)} that are not")
-    return torch.as_tensor(x.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
+    taken = torch.as_tensor(x.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
+    if not bool(torch.isfinite(taken).all()):
+        raise ValueError(f"sequences must be finite numbers in {taken.dtype}, got values up to {abs(x).max():g}")
+    return taken
 
 
 def load_sequences(path: str | Path) -> Tensor:
@@ -112,8 +116,9 @@ def load_sequences(path: str | Path) -> Tensor:
         ValueError: there is no such file, it is not a whole ``.npy`` file, or `as_sequences` refuses the array.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"cannot read sequences from {path}: {error}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} must hold one array, as numpy.save writes it, got an archive of several")
