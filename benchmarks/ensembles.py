@@ -1,7 +1,8 @@
 """What training together saves: networks of Benureau & Tani (2018), 3 x 25 units, five sequences of 100 steps.
 
 The same work four ways: one network at a time, stepped in a loop; the same under vmap; one at a time with the
-compiled recurrence; the ensemble as the chapters train it. Prints the time of an epoch a network, and ratios within each repetition.
+compiled recurrence; the ensemble as the chapters train it. Prints the time of an epoch a network, and ratios within
+each repetition.
 """
 
 import statistics

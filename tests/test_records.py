@@ -119,7 +119,8 @@ def test_kept_results_come_back_with_their_provenance(paper, tmp_path):
     assert sorted(p.name for p in (tmp_path / "results" / "doe2020").iterdir()) == ["leak.paper.json", "leak.paper.nc"]
     back = kept("doe2020/leak")
     xr.testing.assert_identical(back.results, results())
-    assert back.provenance == load(paper).provenance
+    whole = load(paper).provenance
+    assert back.provenance == whole | {"sha256": {"results.nc": whole["sha256"]["results.nc"]}}
     assert "scale paper: n_runs = 100, eta = 0.1, seed 3" in back.line()
 
 
@@ -129,10 +130,26 @@ def test_kept_results_make_way_for_new_ones(paper, recorder):
     xr.testing.assert_identical(kept("doe2020/leak").results, results(2.0))
 
 
+def test_arms_run_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    recorder.scale, folders = "paper", []
+    for arm in ("wide", "narrow"):
+        one = results(1.0 + len(folders)).expand_dims("arm").assign_coords(arm=("arm", [arm], {"long_name": "arm"}))
+        made = recorder.save(one, [])
+        folders.append(made.rename(tmp_path / arm))
+    keep(*folders)
+    back = kept("doe2020/leak")
+    assert back.results.arm.values.tolist() == ["wide", "narrow"]
+    for i, arm in enumerate(back.results.arm.values):
+        for name, variable in results(1.0 + i).data_vars.items():
+            np.testing.assert_array_equal(back.results[name].sel(arm=arm), variable)
+    assert [part["sha256"] for part in back.provenance["parts"]] == [load(f).provenance["sha256"] for f in folders]
+
+
 @pytest.mark.parametrize("scale", ["smoke", "book"])
 def test_only_a_paper_scale_run_is_kept(recorder, paper, tmp_path, scale):
     recorder.scale = scale
-    with pytest.raises(ValueError, match=f"only a run at scale paper is kept, got .* at scale {scale}"):
+    with pytest.raises(ValueError, match=f"records must be of one notebook at scale paper, got .* at scale {scale}"):
         keep(recorder.save(results(), [FINDING]))
     assert not (tmp_path / "results").exists()
 

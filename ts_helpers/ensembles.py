@@ -62,8 +62,9 @@ def train(
 ) -> History:
     """Train networks side by side, each as if alone: full-batch Adam on its own loss, with its own clipping and rates.
 
-    The networks are stacked, `AT_ONCE` at a time, and run under `torch.func.vmap`; their parameters are changed in place
-    at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others go on.
+    The networks are stacked, `AT_ONCE` at a time, and run under `torch.func.vmap`; their parameters are changed in
+    place at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others
+    go on.
 
     Args:
         networks: of one architecture; their parameters may differ.

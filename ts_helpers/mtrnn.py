@@ -54,8 +54,8 @@ class Choices:
         units: in each of the three layers.
         update: of the layers, see `MTRNNCell`.
         dial: "clamp" is 1 / max(tau, floor), absorbing; "projection" sets tau back to its floor after a step; "log"
-            steps log tau, which needs no floor, at the learning rate of the weights (steps of 0.1 % of tau, as 0.1 is of
-            100).
+            steps log tau, which needs no floor, at the learning rate of the weights (steps of 0.1 % of tau, as 0.1 is
+            of 100).
         loss: "mean" squared error; "sum" of squared errors with the gradient clipped at 1 in the infinity norm.
     """
 

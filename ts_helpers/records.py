@@ -163,8 +163,8 @@ def keep(*records: Path) -> Path:
     for record, path in zip(made, records, strict=True):
         if (record.provenance["notebook"], record.provenance["scale"]) != (first["notebook"], "paper"):
             raise ValueError(
-                f"records must be of one notebook at scale paper, got {path} of {record.provenance['notebook']} at scale "
-                f"{record.provenance['scale']}"
+                f"records must be of one notebook at scale paper, got {path} of {record.provenance['notebook']} "
+                f"at scale {record.provenance['scale']}"
             )
     nc, provenance = kept_files(first["notebook"])
     nc.parent.mkdir(parents=True, exist_ok=True)
@@ -174,6 +174,10 @@ def keep(*records: Path) -> Path:
     else:
         arms = [record.results for record in made]
         joined = xr.concat(arms, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
+        names = [
+            name for part in arms for name in part.arm.values.tolist()
+        ]  # concat cuts them to the first one's width
+        joined = joined.assign_coords(arm=("arm", names, arms[0].arm.attrs))
         joined.to_netcdf(nc, engine="h5netcdf")
     seconds = round(sum(record.provenance["seconds"] for record in made), 1)
     parts = {"parts": [record.provenance for record in made]} if len(made) > 1 else {}
