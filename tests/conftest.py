@@ -21,9 +21,8 @@ def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.
 def project(tmp_path_factory) -> Path:
     """A copy of the project whose notebooks have all run at smoke scale."""
     root = tmp_path_factory.mktemp("project")
-    for name in ("book", "notebooks", "ts_helpers"):
+    for name in ("book", "notebooks", "results", "ts_helpers"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".*"))
-    (root / "results").mkdir()
     for name in ("_config.yml", "_toc.yml", "README.md"):
         shutil.copy(ROOT / name, root)
     done = run(root, "ts_helpers.run", "--scale", "smoke", "--jobs", str(os.cpu_count()))

@@ -16,7 +16,7 @@ def test_chapter_runs(project, name):
     record = load(project / "_build" / "records" / name)
     assert record.provenance["scale"] == "smoke"
     assert set(record.findings) == {claim.id for claim in read_claims().values() if claim.chapter == name}
-    assert {finding.verdict for finding in record.findings.values()} == {"inconclusive"}
+    assert {finding.verdict for finding in record.findings.values()} <= {"inconclusive"}
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

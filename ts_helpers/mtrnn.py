@@ -162,7 +162,11 @@ def experiment(
             "diverged": variable("setting seed", history.diverged, "epochs", "when it diverged, -1 if it did not"),
         },
         coords={
-            "setting": ("setting", list(names), {"long_name": "time constants at the start, learned or fixed"}),
+            "setting": (
+                "setting",
+                np.array(names, dtype=object),
+                {"long_name": "time constants at the start, learned or fixed"},
+            ),
             "seed": ("seed", np.arange(n_seeds), {"units": "1", "long_name": "network of the setting"}),
             "epoch": ("epoch", history.epoch, {"units": "epochs", "long_name": "epoch of training"}),
             "layer": ("layer", np.arange(3), {"units": "1", "long_name": "layer, lowest first"}),

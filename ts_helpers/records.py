@@ -172,17 +172,19 @@ def keep(*records: Path) -> Path:
     if len(made) == 1:
         shutil.copyfile(records[0] / "results.nc", nc)
     else:
-        arms = [record.results for record in made]
+        arms = [_whole_names(record.results.drop_encoding()) for record in made]
         joined = xr.concat(arms, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
-        names = [
-            name for part in arms for name in part.arm.values.tolist()
-        ]  # concat cuts them to the first one's width
-        joined = joined.assign_coords(arm=("arm", names, arms[0].arm.attrs))
         joined.to_netcdf(nc, engine="h5netcdf")
     seconds = round(sum(record.provenance["seconds"] for record in made), 1)
     parts = {"parts": [record.provenance for record in made]} if len(made) > 1 else {}
     _write_json(provenance, first | {"seconds": seconds, "sha256": {"results.nc": _digest(nc)}} | parts)
     return nc
+
+
+def _whole_names(results: xr.Dataset) -> xr.Dataset:
+    """Keep coordinates of text as objects: joined as they are, they would be cut to the width of the first."""
+    texts = [name for name, variable in results.coords.items() if variable.dtype.kind in "UT"]
+    return results.assign_coords({name: results[name].astype(object) for name in texts})
 
 
 def kept(notebook: str) -> Kept | None:
