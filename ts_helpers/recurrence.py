@@ -1,7 +1,7 @@
 r"""All steps of a leaky recurrence in one call, with its own backward pass, compiled.
 
 A loop of small tensor operations spends most of its time between them and in memory. Here the steps of one network
-run in its processor's nearest cache, one network after the other; everything that needs no loop is left to torch.
+run in its processor's nearest cache, one network after the other.
 """
 
 import math
