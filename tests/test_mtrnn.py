@@ -3,8 +3,11 @@ import pytest
 import torch
 import xarray as xr
 
+from ts_helpers import mtrnn
+from ts_helpers.cells import unroll
 from ts_helpers.claims import judge, read_claims
 from ts_helpers.datasets.sines import sums_of_sines
+from ts_helpers.ensembles import train
 from ts_helpers.mtrnn import (
     ALPHA,
     SETTINGS,
@@ -37,7 +40,7 @@ def all_settings():
 
 
 def test_experiment_returns_what_it_says(all_settings):
-    sizes = dict(setting=8, seed=2, epoch=11, layer=3, step=11, sequence=5, feature=1)
+    sizes = dict(setting=9, seed=2, epoch=11, layer=3, step=11, sequence=5, feature=1)
     dims = {
         "tau": "setting seed epoch layer",
         "loss": "setting seed epoch",
@@ -57,9 +60,10 @@ def test_experiment_returns_what_it_says(all_settings):
 
 
 def test_settings_start_where_the_paper_says(all_settings):
-    for name, setting in SETTINGS.items():
+    starts = {"100": (100, 100, 100), "16-8-4": (16, 8, 4), "4-8-16": (4, 8, 16), "8": (8, 8, 8)}
+    for name in SETTINGS:
         start = all_settings.tau.sel(setting=name, epoch=0).values
-        np.testing.assert_allclose(start, np.broadcast_to(setting.tau, (2, 3)), rtol=1e-6)
+        np.testing.assert_allclose(start, np.broadcast_to(starts[name.split()[-1]], (2, 3)), rtol=1e-6)
 
 
 def test_fixed_settings_keep_tau_exactly_and_the_others_move_it(all_settings):
@@ -135,6 +139,37 @@ def test_every_choice_learns(update, dial, loss):
     assert made.diverged.values.tolist() == [[-1]]
 
 
+def test_choices_reach_the_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(mtrnn, "train", lambda *words, **options: seen.append(options) or train(*words, **options))
+    for change in (dict(), dict(dial="projection"), dict(loss="sum")):
+        tried(["learn 8"], choices=Choices(units=3, **change), epochs=1)
+    assert [options["floors"] for options in seen] == [None, {ALPHA: [1.0, 1.0]}, None]
+    assert [options["clip"] for options in seen] == [None, None, 1.0]
+    assert seen[2]["clip_norm"] == np.inf
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_only_networks_without_clamp_have_no_floor(name):
+    dial = network(SETTINGS[name], SMALL, 5, 1, seed=(0,)).cell.parametrizations.alpha[0]
+    assert dial.floor == (0 if name.startswith("no clamp") else 1)
+
+
+def test_network_that_diverged_has_no_error_from_then_on(monkeypatch):
+    monkeypatch.setattr(mtrnn, "summed_loss", lambda net, x: mean_loss(net, x) * torch.nan)
+    made = tried(choices=Choices(units=3, loss="sum"))
+    assert (made.diverged == 0).all()
+    assert made.closed.isnull().all()
+    assert made.tau.notnull().all()
+
+
+def test_experiment_refuses_unknown_names_and_other_seeds():
+    with pytest.raises(ValueError, match=r"names must be of learn 100, .*, got 'learn 9'"):
+        tried(["learn 9"])
+    with pytest.raises(ValueError, match="x must have sequences for each of 2 seeds, got 3"):
+        tried(x=X.expand(3, *X.shape))
+
+
 def test_measures_equal_their_definitions():
     net = network(SETTINGS["learn 16-8-4"], SMALL, 5, 1, seed=(0,))
     with torch.no_grad():
@@ -142,7 +177,10 @@ def test_measures_equal_their_definitions():
         loss, closed, off = errors(net, X).tolist()
     squares = ((open_loop - X[1:]) ** 2).numpy()
     assert loss == pytest.approx(squares.mean(), rel=1e-5) == pytest.approx(mean_loss(net, X).item())
-    assert summed_loss(net, X).item() == pytest.approx(squares.sum(), rel=1e-5)
+    with torch.no_grad():
+        states = np.stack([h.numpy() for h in unroll(net.cell, X[:-1], net.h0)])
+    penalty = sum((h**2).sum() / 9 for h in states)  # 3 layers of 3 units
+    assert summed_loss(net, X).item() == pytest.approx(0.999 * squares.sum() + 0.001 * penalty, rel=1e-5)
     assert closed == pytest.approx(closed_loop_error(generated, X).item())
     assert off == pytest.approx(closed_loop_error(generated, X, "one step off").item())
     np.testing.assert_allclose(time_constants(net, X).tolist(), [16, 8, 4], rtol=1e-6)

@@ -130,20 +130,35 @@ def test_kept_results_make_way_for_new_ones(paper, recorder):
     xr.testing.assert_identical(kept("doe2020/leak").results, results(2.0))
 
 
+def arm_record(recorder, tmp_path, name, only, offset):
+    """A record of one arm, as `-p only` makes it."""
+    recorder.scale, recorder.settings = "paper", {"n_seeds": 3, "only": only}
+    one = results(offset).expand_dims("arm").assign_coords(arm=("arm", [name], {"long_name": "arm"}))
+    return recorder.save(one, []).rename(tmp_path / f"{name} {offset}")
+
+
 def test_arms_run_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
-    recorder.scale, folders = "paper", []
-    for arm in ("wide", "narrow"):
-        one = results(1.0 + len(folders)).expand_dims("arm").assign_coords(arm=("arm", [arm], {"long_name": "arm"}))
-        made = recorder.save(one, [])
-        folders.append(made.rename(tmp_path / arm))
-    keep(*folders)
+    wide, narrow = (arm_record(recorder, tmp_path, name, i, 1.0 + i) for i, name in enumerate(("wide", "narrow")))
+    keep(wide, narrow)
+    new = arm_record(recorder, tmp_path, "wide", 0, 7.0)
+    keep(new)  # makes way for itself, and leaves the other
+    keep(arm_record(recorder, tmp_path, "a third", 2, 3.0))
     back = kept("doe2020/leak")
-    assert back.results.arm.values.tolist() == ["wide", "narrow"]
-    for i, arm in enumerate(back.results.arm.values):
-        for name, variable in results(1.0 + i).data_vars.items():
+    for arm, offset in (("wide", 7.0), ("narrow", 2.0), ("a third", 3.0)):
+        for name, variable in results(offset).data_vars.items():
             np.testing.assert_array_equal(back.results[name].sel(arm=arm), variable)
-    assert [part["sha256"] for part in back.provenance["parts"]] == [load(f).provenance["sha256"] for f in folders]
+    assert back.results.sizes["arm"] == 3
+    parts = back.provenance["parts"]
+    assert [part["settings"]["only"] for part in parts] == [0, 1, 2]
+    assert [p["sha256"] for p in parts[:2]] == [load(f).provenance["sha256"] for f in (new, narrow)]
+    assert back.provenance["settings"]["only"] is None
+
+
+def test_several_whole_runs_are_not_kept_as_one(paper, tmp_path):
+    with pytest.raises(ValueError, match="several records must be of one arm each, run with -p only, got"):
+        keep(paper, paper)
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("scale", ["smoke", "book"])

@@ -170,7 +170,10 @@ def test_interrupted_run_leaves_nothing_half_written(small, how):
     add(small, "slow", SLOW)
     words = [sys.executable, "-m", "ts_helpers.run", "doe2020/slow"]
     env = os.environ | {"PYTHONPATH": str(small)}
-    process = subprocess.Popen(words, cwd=small, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, cwd=small, env=env, start_new_session=True, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )  # fmt: skip
     partial = small / "notebooks/doe2020/.slow.partial.ipynb"
     for _ in range(300):
         if partial.exists() and "time.sleep" in partial.read_text():

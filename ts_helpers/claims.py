@@ -211,3 +211,8 @@ def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     else:
         text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
     return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def summary(values: ArrayLike, statistic: str) -> str:
+    """Return estimate and interval of values, one a seed, for a reader; see `interval` and `describe`."""
+    return describe(*interval(values, statistic), statistic)

@@ -85,6 +85,9 @@ def train(
             from around it, other than data, is not looked at.
         name: stands before the progress bar.
 
+    Returns:
+        What was watched, networks in the order given.
+
     Raises:
         ValueError: no network, networks that do not fit together, data of another length, a rate or size out of
             range, or a name that fits no parameter.

@@ -10,13 +10,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ts_helpers.cells import MTRNNCell
+from ts_helpers.cells import MTRNNCell, unroll
 from ts_helpers.ensembles import train
 from ts_helpers.prediction import NextStep, closed_loop_error
 from ts_helpers.timescales import Clamped, Dial, LogTau, raw_name
 
 LR = 1e-3  # of Adam, Section 2.2
 ALPHA = raw_name("cell.alpha")
+PENALTY = 0.001  # weight of the states in the loss of the authors' code
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ SETTINGS = {
     "learn 100": Setting((100, 100, 100), 100),  # "we pushed the learning rate of the tau to 0.1 for this network"
     "fixed 100": Setting((100, 100, 100), 0),
     "learn 16-8-4": Setting((16, 8, 4), 10),  # 0.01, "ten times higher"
+    "fixed 16-8-4": Setting((16, 8, 4), 0),
     "learn 4-8-16": Setting((4, 8, 16), 10),
     "learn 8": Setting((8, 8, 8), 10),
     "fixed 8": Setting((8, 8, 8), 0),
@@ -56,7 +58,8 @@ class Choices:
         dial: "clamp" is 1 / max(tau, floor), absorbing; "projection" sets tau back to its floor after a step; "log"
             steps log tau, which needs no floor, at the learning rate of the weights (steps of 0.1 % of tau, as 0.1 is
             of 100).
-        loss: "mean" squared error; "sum" of squared errors with the gradient clipped at 1 in the infinity norm.
+        loss: "mean" squared error; "sum" of squared errors with a penalty on the states, and the gradient clipped at 1
+            in the infinity norm.
     """
 
     units: int = 25
@@ -79,12 +82,14 @@ def mean_loss(net: NextStep, x: Tensor) -> Tensor:
 
 
 def summed_loss(net: NextStep, x: Tensor) -> Tensor:
-    """Return the sum of squared errors of the next step, in open loop."""
-    return ((net(x[:-1]) - x[1:]) ** 2).sum()
+    """Return the loss of the authors' code: summed, with a penalty on the mean square of a network's states."""
+    h = unroll(net.cell, x[:-1], net.h0)
+    error = ((net.read_out(h) - x[1:]) ** 2).sum()
+    return (1 - PENALTY) * error + PENALTY * h.square().mean(-1).sum()
 
 
 def errors(net: NextStep, x: Tensor) -> Tensor:
-    """Return loss, closed-loop error, and closed-loop error one step off."""
+    """Return loss, closed-loop error, and closed-loop error one step off, (3,)."""
     generated = net.generate(x[0], len(x) - 1)
     closed = [closed_loop_error(generated, x), closed_loop_error(generated, x, "one step off")]
     return torch.stack([mean_loss(net, x), *closed])
@@ -110,12 +115,26 @@ def experiment(
     Args:
         names: keys of `SETTINGS`.
         x: sequences (time, sequences, features), or (n_seeds, time, sequences, features) for each seed its own.
+        n_seeds: networks of each setting.
+        seed: of the weights.
+        epochs: of training, full batch.
+        choices: what the text leaves open.
+        checkpoint: folder to go on from, see `train`.
 
     Returns:
         tau (setting, seed, epoch, layer); loss, closed and closed_off (setting, seed, epoch); generated (setting,
         seed, step, sequence, feature), what the trained networks put out in closed loop; diverged (setting, seed).
-        The attribute ``seconds`` is the time spent training.
+        A network that diverged has no errors from then on; its tau stays what it was. The attribute ``seconds`` is
+        the time spent training.
+
+    Raises:
+        ValueError: an unknown name, or x with sequences for another number of seeds.
     """
+    unknown = [name for name in names if name not in SETTINGS]
+    if unknown:
+        raise ValueError(f"names must be of {', '.join(SETTINGS)}, got {unknown[0]!r}")
+    if x.ndim == 4 and len(x) != n_seeds:
+        raise ValueError(f"x must have sequences for each of {n_seeds} seeds, got {len(x)}")
     each = x if x.ndim == 4 else x.expand(n_seeds, *x.shape)
     networks, factors, floors = [], [], []
     for name in names:
@@ -176,13 +195,19 @@ def experiment(
     )
 
 
+def size(results: xr.Dataset) -> str:
+    """Say how large a run was."""
+    return f"{results.sizes['seed']} networks, {int(results.epoch[-1]):,} epochs"
+
+
 def at_end(values: xr.DataArray) -> xr.DataArray:
     """Return the median of the last ten looks."""
     return values.isel(epoch=slice(-10, None)).median("epoch", skipna=False)
 
 
 def ratio(above: xr.DataArray, below: xr.DataArray) -> np.ndarray:
-    """Return above over below, seed by seed; 100 where only above is not finite, 0.01 where only below is not."""
+    """Return above over below, seed by seed; 100 where only above is not finite, 0.01 where only below is not, 1 where
+    neither is."""
     top, bottom = np.isfinite(above.values), np.isfinite(below.values)
     with np.errstate(invalid="ignore"):
         quotient = above.values / below.values

@@ -46,8 +46,9 @@ class Kept:
         made = self.provenance
         shown = {name: value for name, value in made["settings"].items() if value is not None and name != "only"}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
+        commits = dict.fromkeys(part["commit"][:7] for part in made.get("parts", [made]))
         return (
-            f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {made['commit'][:7]}, "
+            f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {', '.join(commits)}, "
             f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
         )
 
@@ -153,10 +154,12 @@ def load(path: Path) -> Record:
 def keep(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
-    Several records must be of one notebook that was run one arm at a time; they are joined along ``arm``.
+    Records of single arms, run with ``-p only``, are joined along ``arm`` with those kept already; an arm that is
+    kept already makes way for the new one.
 
     Raises:
-        ValueError: a record is damaged, or not at paper scale; or they are of different notebooks.
+        ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
+            whole runs.
     """
     made = [load(record) for record in records]
     first = made[0].provenance
@@ -167,17 +170,34 @@ def keep(*records: Path) -> Path:
                 f"at scale {record.provenance['scale']}"
             )
     nc, provenance = kept_files(first["notebook"])
+    if first["settings"].get("only") is None:
+        if len(made) > 1:
+            raise ValueError(f"several records must be of one arm each, run with -p only, got {records[0]}")
+        return _keep(records[0] / "results.nc", first, nc, provenance)
+    old = kept(first["notebook"])
+    parts = {part["settings"]["only"]: part for part in (old.provenance.get("parts", []) if old else [])}
+    arms = {} if old is None else {arm: old.results.sel(arm=[arm]) for arm in old.results.arm.values}
+    for record in made:
+        parts[record.provenance["settings"]["only"]] = record.provenance
+        arms |= {arm: record.results.sel(arm=[arm]) for arm in record.results.arm.values}
+    whole = [_whole_names(arm.drop_encoding()) for arm in arms.values()]
+    joined = xr.concat(whole, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
+    shared = {
+        "parameters": first["parameters"] | {"only": None},
+        "settings": first["settings"] | {"only": None},
+        "seconds": round(sum(part["seconds"] for part in parts.values()), 1),
+        "parts": [parts[number] for number in sorted(parts)],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
+        return _keep(Path(folder) / "results.nc", first | shared, nc, provenance)
+
+
+def _keep(results: Path, made: dict[str, Any], nc: Path, provenance: Path) -> Path:
     nc.parent.mkdir(parents=True, exist_ok=True)
     provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
-    if len(made) == 1:
-        shutil.copyfile(records[0] / "results.nc", nc)
-    else:
-        arms = [_whole_names(record.results.drop_encoding()) for record in made]
-        joined = xr.concat(arms, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
-        joined.to_netcdf(nc, engine="h5netcdf")
-    seconds = round(sum(record.provenance["seconds"] for record in made), 1)
-    parts = {"parts": [record.provenance for record in made]} if len(made) > 1 else {}
-    _write_json(provenance, first | {"seconds": seconds, "sha256": {"results.nc": _digest(nc)}} | parts)
+    shutil.copyfile(results, nc)
+    _write_json(provenance, made | {"sha256": {"results.nc": _digest(nc)}})
     return nc
 
 

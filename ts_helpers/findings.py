@@ -1,0 +1,68 @@
+"""What a chapter's run found, beside what the recorded run of the same chapter at paper scale found."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import xarray as xr
+from myst_nb import glue
+from numpy.typing import ArrayLike
+
+from ts_helpers import claims, figures, records
+
+Quantities = Callable[[xr.Dataset], Mapping[str, dict[str, ArrayLike]]]
+
+
+@dataclass
+class Found:
+    """Results and findings of a chapter.
+
+    Attributes:
+        runs: results by title, the recorded ones first, to be drawn side by side.
+        best: the results that the verdicts rest on, the recorded ones where there are any.
+        recorded: the recorded run, if there is one.
+        live: findings of this run.
+        kept: findings of the recorded run.
+    """
+
+    runs: dict[str, xr.Dataset]
+    best: xr.Dataset
+    recorded: records.Kept | None
+    live: list[claims.Finding]
+    kept: list[claims.Finding]
+
+    @property
+    def title(self) -> str:
+        """Return the title of the results that the verdicts rest on."""
+        return next(iter(self.runs))
+
+
+def judge(
+    notebook: str, scale: str, results: xr.Dataset, size: Callable[[xr.Dataset], str], quantities: Quantities | None
+) -> Found:
+    """Judge a chapter's claims on its run and on the recorded one, and give both to the prose.
+
+    The prose gets ``recorded``, where the recorded run comes from, and everything of `figures.glue_finding`, of this
+    run with the suffix ``-live``.
+
+    Args:
+        notebook: the chapter's name.
+        scale: of this run.
+        results: of this run.
+        size: says how large a run was, for titles.
+        quantities: of results, for each claim the values of its quantities; None where no claim is tested.
+    """
+    recorded = records.kept(notebook)
+    runs = {f"this run: {size(results)}": results}
+    if recorded:
+        runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
+    measured = quantities or (lambda results: {})
+    live = [claims.judge(claim, values, scale) for claim, values in measured(results).items()]
+    kept = []
+    if recorded:
+        kept = [claims.judge(claim, values, "paper") for claim, values in measured(recorded.results).items()]
+    for finding in live:
+        figures.glue_finding(finding, "-live")
+    for finding in kept or live:
+        figures.glue_finding(finding)
+    glue("recorded", recorded.line() if recorded else "No paper-scale run is recorded.", display=False)
+    return Found(runs, recorded.results if recorded else results, recorded, live, kept)
