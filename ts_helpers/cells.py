@@ -1,6 +1,7 @@
 """One step of each cell of the book, and `unroll`, which makes a sequence of them."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ts_helpers.recurrence import applies_to, leaky_recurrence
+from ts_helpers.recurrence import applies_to, aru_recurrence, leaky_recurrence
 from ts_helpers.timescales import Dial, set_dial
 
 
@@ -24,11 +25,22 @@ class Cell(Protocol):
 
 
 @runtime_checkable
+class HasOutput(Protocol):
+    """A cell that shows something else than its state."""
+
+    def output(self, state: Tensor) -> Tensor:
+        """Map a state (batch, state) to what the cell shows (batch, hidden)."""
+
+
+@runtime_checkable
 class HasSequence(Protocol):
     """A cell that can also make all its steps in one call, the same numbers sooner."""
 
+    def applies_to(self, x: Tensor) -> bool:
+        """True where it can do so for the input x."""
+
     def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the states after each, stacked."""
+        """Map x (time, batch, input) and the state before the first step to what `unroll` returns."""
 
 
 class LeakyCell(nn.Module):
@@ -77,6 +89,10 @@ class LeakyCell(nn.Module):
         """Map x (batch, input) and u (batch, hidden) to the next u."""
         drive = F.linear(torch.tanh(u), self.W) + F.linear(x, self.U)
         return (1 - self.alpha) * u + self.alpha * drive
+
+    def applies_to(self, x: Tensor) -> bool:
+        """True where `sequence` can take the place of a loop."""
+        return applies_to(x)
 
     def sequence(self, x: Tensor, u: Tensor) -> Tensor:
         """Map x (time, batch, input) and u (batch, hidden) to the states after each step, (time, batch, hidden)."""
@@ -176,6 +192,10 @@ class MTRNNCell(nn.Module):
             rows.append([self.b[k].new_zeros(n, m) if c is None else c for c, m in zip(row, self.layers, strict=True)])
         return torch.cat([torch.cat(row, 1) for row in rows])
 
+    def applies_to(self, x: Tensor) -> bool:
+        """True where `sequence` can take the place of a loop."""
+        return applies_to(x)
+
     def sequence(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (time, batch, input) and h (batch, all layers) to the states after each step.
 
@@ -197,29 +217,181 @@ class MTRNNCell(nn.Module):
         return torch.cat([layer[k : k + 2 * steps : 2] for k, layer in enumerate(halves)], -1)
 
 
+class ARUCell(nn.Module):
+    r"""Adaptive recurrent units: a current that follows what it hears, and a firing rate that follows the current.
+
+    .. math::
+        I_t &= (1 - \alpha_s) \odot I_{t-1} + \alpha_s \odot ( W r_{t-1} + U x_t + b ) \\
+        r_t &= (1 - \alpha_r) \odot r_{t-1} + \alpha_r \odot f(I_t)
+
+    The state is (I, r) side by side; a unit shows its rate r. With both alphas 1 the unit is Elman's, with
+    ``alpha_r = 1`` a leaky unit whose current is the state.
+
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 12 and 13; b is the weight of their constant input 1, and the state
+    before the first step is learned, as theirs.
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        alpha_s: initial leak rate of the currents: a number, shared by all units, or a tensor (hidden,), one a unit.
+        alpha_r: the same of the rates.
+        dial: where both alphas come from, see `ts_helpers.timescales`.
+        f: activation function; with `torch.sigmoid`, `torch.tanh`, `torch.relu` or `recurrence.identity` a sequence is
+            compiled.
+        scale: of the weights.
+        generator: draws U, W and b, uniform within ``scale / sqrt(fan-in)`` of 0; the fan-in counts input, units and
+            the constant 1.
+
+    Raises:
+        ValueError: a size is below 1, an alpha has another shape or lies outside the dial's limits.
+    """
+
+    alpha_s: Any  # reads as a Tensor; a number can be assigned too
+    alpha_r: Any
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        alpha_s: float | Tensor,
+        alpha_r: float | Tensor,
+        dial: Dial,
+        *,
+        f: Callable[[Tensor], Tensor] = torch.sigmoid,
+        scale: float = 1.0,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
+        self.f = f
+        width = scale / (input_size + hidden_size + 1) ** 0.5
+
+        def draw(*shape: int) -> nn.Parameter:
+            return nn.Parameter((2 * torch.rand(*shape, generator=generator) - 1) * width)
+
+        self.U, self.W, self.b = draw(hidden_size, input_size), draw(hidden_size, hidden_size), draw(hidden_size)
+        self.start = nn.Parameter(torch.zeros(2 * hidden_size))  # I and r before the first step
+        for name, alpha, its_dial in (("alpha_s", alpha_s, dial), ("alpha_r", alpha_r, copy.deepcopy(dial))):
+            value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
+            if value.shape not in ((), (hidden_size,)):
+                raise ValueError(f"{name} must be a number or one for each of {hidden_size} units, got {value.shape}")
+            setattr(self, name, nn.Parameter(value.clone()))
+            set_dial(self, name, its_dial)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
+        I, r = state.chunk(2, -1)  # noqa: E741
+        I = (1 - self.alpha_s) * I + self.alpha_s * (F.linear(r, self.W) + F.linear(x, self.U, self.b))  # noqa: E741
+        r = (1 - self.alpha_r) * r + self.alpha_r * self.f(I)
+        return torch.cat([I, r], -1)
+
+    def output(self, state: Tensor) -> Tensor:
+        """Return the rates of a state."""
+        return state.chunk(2, -1)[1]
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the learned state (batch, 2 hidden) for an input x (batch, input)."""
+        return self.start.expand(len(x), -1)
+
+    def applies_to(self, x: Tensor) -> bool:
+        """True where `sequence` can take the place of a loop."""
+        return applies_to(x, self.f)
+
+    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to the rates after each step."""
+        (alpha_s, alpha_r), (I, r) = self.alphas(), state.chunk(2, -1)
+        return aru_recurrence(x, self.U, self.W, self.b, alpha_s, alpha_r, I, r, self.f)[1]
+
+    def alphas(self) -> tuple[Tensor, Tensor]:
+        """Return both leak rates, one a unit, (hidden,)."""
+        return self.alpha_s.expand_as(self.b), self.alpha_r.expand_as(self.b)
+
+
+class ARUStack(nn.Module):
+    """Two layers of adaptive recurrent units; each hears the other as it was a step ago, and the lower one the input.
+
+    The state is the currents of the lower and the upper layer, then the rates of both; what is shown is the rates.
+
+    Source: Quax, D'Asaro & van Gerven (2020), Fig. 8A, "feedforward and feedback connections between both layers".
+
+    Args:
+        lower: hears the input and the upper layer, side by side.
+        upper: hears the lower layer.
+
+    Raises:
+        ValueError: the layers do not fit together.
+    """
+
+    def __init__(self, lower: ARUCell, upper: ARUCell):
+        super().__init__()
+        n, m = len(lower.b), len(upper.b)
+        if lower.U.shape[1] <= m:
+            raise ValueError(f"lower must hear the input and {m} upper units, got {lower.U.shape[1]} features")
+        if upper.U.shape[1] != n:
+            raise ValueError(f"upper must hear {n} lower units, got {upper.U.shape[1]} features")
+        if upper.f is not lower.f:
+            raise ValueError(f"upper must have the activation function of lower, {lower.f!r}, got {upper.f!r}")
+        self.lower, self.upper, self.sizes = lower, upper, [n, m]
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (batch, input) and the state (batch, 2 units) to the next state."""
+        I_1, I_2, r_1, r_2 = state.split(2 * self.sizes, -1)
+        lower = self.lower(torch.cat([x, r_2], -1), torch.cat([I_1, r_1], -1)).chunk(2, -1)
+        upper = self.upper(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
+        return torch.cat([lower[0], upper[0], lower[1], upper[1]], -1)
+
+    def output(self, state: Tensor) -> Tensor:
+        """Return the rates of a state, the lower layer's first."""
+        return state.chunk(2, -1)[1]
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the learned state (batch, 2 units) for an input x (batch, input)."""
+        lower, upper = self.lower.start.chunk(2), self.upper.start.chunk(2)
+        return torch.cat([lower[0], upper[0], lower[1], upper[1]]).expand(len(x), -1)
+
+    def applies_to(self, x: Tensor) -> bool:
+        """True where `sequence` can take the place of a loop."""
+        return self.lower.applies_to(x)
+
+    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to the rates after each step.
+
+        The stack is one layer whose weights are blocks.
+        """
+        m = self.sizes[1]
+        U, feedback = self.lower.U.split([self.lower.U.shape[1] - m, m], 1)
+        W = torch.cat([torch.cat([self.lower.W, feedback], 1), torch.cat([self.upper.U, self.upper.W], 1)])
+        b = torch.cat([self.lower.b, self.upper.b])
+        alpha_s, alpha_r = map(torch.cat, zip(self.lower.alphas(), self.upper.alphas(), strict=True))
+        I, r = state.chunk(2, -1)  # noqa: E741
+        return aru_recurrence(x, F.pad(U, (0, 0, 0, m)), W, b, alpha_s, alpha_r, I, r, self.lower.f)[1]
+
+
 def unroll(cell: Cell, x: Tensor, state: Tensor | None = None) -> Tensor:
     """Step a cell through a sequence.
 
     Args:
         cell: a module with ``forward(x, state) -> state`` and ``initial_state(x)``.
         x: (time, batch, input).
-        state: (batch, hidden) before the first step; zeros if not given.
+        state: (batch, state) before the first step; the cell's own if not given.
 
     Returns:
-        The states after each step, (time, batch, hidden).
+        What the cell shows after each step, (time, batch, hidden): its ``output(state)``, or the state where it has
+        none.
 
     Raises:
         ValueError: ``x`` has not three dimensions, or no time step.
     """
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
-    states = []
+    shown = []
     with parametrize.cached():  # a dial is turned once a sequence, not once a step
         if state is None:
             state = cell.initial_state(x[0])
-        if isinstance(cell, HasSequence) and applies_to(x):
+        if isinstance(cell, HasSequence) and cell.applies_to(x):
             return cell.sequence(x, state)
         for x_t in x.unbind(0):  # x[t] would cost O(time^2) in the backward pass
             state = cell(x_t, state)
-            states.append(state)
-    return torch.stack(states)
+            shown.append(cell.output(state) if isinstance(cell, HasOutput) else state)
+    return torch.stack(shown)

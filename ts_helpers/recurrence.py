@@ -1,4 +1,4 @@
-r"""All steps of a leaky recurrence in one call, with its own backward pass, compiled.
+r"""All steps of leaky units in one call, with their own backward pass, compiled.
 
 A loop of small tensor operations spends most of its time between them and in memory. Here the steps of one network
 run in its processor's nearest cache, one network after the other.
@@ -6,6 +6,7 @@ run in its processor's nearest cache, one network after the other.
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +17,25 @@ from numba.extending import overload
 from torch import Tensor
 
 FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums may be reordered; NaN and infinity stay what they are
+ALONE = 200_000  # multiplications that BLAS makes on one thread; a larger product would start threads of its own
+
+TANH, SIGMOID, RELU, IDENTITY = range(4)
+_COMPILED: dict[Callable[[Tensor], Tensor], int] = {
+    torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, torch.nn.functional.relu: RELU,
+}  # fmt: skip
+
+
+def identity(h: Tensor) -> Tensor:
+    """Return h: the activation of a linear unit."""
+    return h
+
+
+_COMPILED[identity] = IDENTITY
+
+
+def applies_to(x: Tensor, f: Callable[[Tensor], Tensor] = torch.tanh) -> bool:
+    """True where a compiled recurrence can take the place of a loop: on a CPU, as float32 or float64, for a known f."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and f in _COMPILED
 
 
 def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> Tensor:
@@ -41,70 +61,144 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
     Raises:
         ValueError: shapes do not fit.
     """
-    (time, batch, features), units = x.shape, len(W)
-    fitting: dict[str, tuple[Tensor, list[tuple[int, ...]]]] = {
-        "U": (U, [(units, features)]), "W": (W, [(units, units)]), "b": (b, [(units,)]),
-        "alpha": (alpha, [(units,), (time, units)]), "h": (h, [(batch, units)]),
+    _check(x, U=U, W=W, b=b, alpha=alpha, h=h)
+    steps = alpha if alpha.ndim == 2 else alpha[None]
+    none = x.new_empty(0), x.new_empty(len(h), 0)
+    return _apply(TANH, x, U, W, b, steps, none[0], h, none[1])[0]
+
+
+def aru_recurrence(
+    x: Tensor,
+    U: Tensor,
+    W: Tensor,
+    b: Tensor,
+    alpha_s: Tensor,
+    alpha_r: Tensor,
+    I: Tensor,  # noqa: E741
+    r: Tensor,
+    f: Callable[[Tensor], Tensor] = torch.sigmoid,
+) -> tuple[Tensor, Tensor]:
+    r"""Step adaptive recurrent units through a sequence, on a CPU.
+
+    .. math::
+        I_t &= (1 - \alpha_s) \odot I_{t-1} + \alpha_s \odot ( W r_{t-1} + U x_t + b ) \\
+        r_t &= (1 - \alpha_r) \odot r_{t-1} + \alpha_r \odot f(I_t)
+
+    As `leaky_recurrence` otherwise.
+
+    Args:
+        x: (time, batch, input), float32 or float64.
+        U: weights from the input, (units, input).
+        W: recurrent weights, (units, units).
+        b: bias, (units,).
+        alpha_s: leak rates of the current, (units,).
+        alpha_r: leak rates of the firing rate, (units,).
+        I: current before the first step, (batch, units).
+        r: firing rate before the first step, (batch, units).
+        f: `torch.tanh`, `torch.sigmoid`, `torch.relu` or `identity`.
+
+    Returns:
+        Currents and firing rates after each step, both (time, batch, units).
+
+    Raises:
+        ValueError: shapes do not fit, or f is another function.
+    """
+    if f not in _COMPILED:
+        raise ValueError(f"f must be torch.tanh, torch.sigmoid, torch.relu or recurrence.identity, got {f!r}")
+    _check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
+    return _apply(_COMPILED[f], x, U, W, b, alpha_s[None], alpha_r, I, r)
+
+
+def _check(x: Tensor, **others: Tensor) -> None:
+    """Refuse shapes and types that do not fit."""
+    (time, batch, features), units = x.shape, len(others["W"])
+    fitting = {
+        "U": [(units, features)], "W": [(units, units)], "alpha": [(units,), (time, units)],
+        "h": [(batch, units)], "I": [(batch, units)], "r": [(batch, units)],
     }  # fmt: skip
-    for name, (tensor, shapes) in fitting.items():
+    for name, tensor in others.items():
+        shapes = fitting.get(name, [(units,)])
         if tuple(tensor.shape) not in shapes:
             wanted = " or ".join(map(str, shapes))
             raise ValueError(f"{name} must have shape {wanted} for {tuple(x.shape)=}, got {tuple(tensor.shape)}")
         if tensor.dtype != x.dtype:
             raise ValueError(f"{name} must have the type of x, {x.dtype}, got {tensor.dtype}")
-    steps = alpha if alpha.ndim == 2 else alpha[None]
-    return _Leaky.apply(*(tensor[None] for tensor in (x, U, W, b, steps, h))).squeeze(0)
 
 
-def applies_to(x: Tensor) -> bool:
-    """True where `leaky_recurrence` can take the place of a loop over the input x: on a CPU, as float32 or float64."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+def _apply(f: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """Run one network as a stack of one."""
+    currents, rates = _Recurrence.apply(f, *(tensor[None] for tensor in tensors))
+    return currents[0], rates[0]
 
 
-class _Leaky(torch.autograd.Function):
-    """`leaky_recurrence` of a stack of networks, which come first in every tensor."""
-
-    @staticmethod
-    def forward(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> Tensor:
-        """Return the states after each step."""
-        states = x.new_empty(*x.shape[:3], W.shape[1])
-        _share_out(_forward, x, U, W, b, alpha, h, states)
-        return states
+class _Recurrence(torch.autograd.Function):
+    """Both recurrences of a stack of networks, which come first in every tensor; without rates it is the leaky one."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def forward(
+        f: int, x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, alpha_r: Tensor, h: Tensor, r: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the currents and rates after each step."""
+        currents, rates = x.new_empty(*x.shape[:3], h.shape[-1]), x.new_empty(*x.shape[:3], r.shape[-1])
+        _share_out(_forward, f, x, U, W, b, alpha, alpha_r, h, r, currents, rates)
+        return currents, rates
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         """Keep what the backward pass needs."""
-        x, U, W, _, alpha, h = inputs
-        ctx.save_for_backward(x, U, W, alpha, h, output)
+        ctx.f, x, U, W, _, *rest = inputs
+        ctx.save_for_backward(x, U, W, *rest, *output)
+        ctx.set_materialize_grads(False)  # who reads rates only has no gradient for the currents
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs."""
-        return _LeakyBackward.apply(grads[0], *ctx.saved_tensors)
+        x = ctx.saved_tensors[0]
+        none = x.new_empty(len(x), 0, *x.shape[2:])
+        given = [none if grad is None else grad for grad in grads]
+        return None, *_RecurrenceBackward.apply(ctx.f, *given, *ctx.saved_tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_Leaky, info, in_dims, inputs)
+        return _fold(_Recurrence, info, in_dims, inputs)
 
 
-class _LeakyBackward(torch.autograd.Function):
-    r"""The gradients of `_Leaky`, carried back through time.
+class _RecurrenceBackward(torch.autograd.Function):
+    r"""The gradients of `_Recurrence`, carried back through time.
 
-    .. math:: g_{t-1} = \partial E / \partial h_{t-1} + (1 - \alpha_t) g_t + (1 - d_{t-1}^2) W^T (\alpha_t g_t)
+    With :math:`p_t = \alpha_s g^I_t`, which is also the gradient of the drive:
+
+    .. math::
+        g^r_t &= \partial E / \partial r_t + (1 - \alpha_r) g^r_{t+1} + W^T p_{t+1} \\
+        g^I_t &= \partial E / \partial I_t + (1 - \alpha_s) g^I_{t+1} + \alpha_r f'(I_t) g^r_t
     """
 
     @staticmethod
     def forward(
-        grad: Tensor, x: Tensor, U: Tensor, W: Tensor, alpha: Tensor, h: Tensor, states: Tensor
+        f: int,
+        grad: Tensor,
+        grad_r: Tensor,
+        x: Tensor,
+        U: Tensor,
+        W: Tensor,
+        alpha: Tensor,
+        alpha_r: Tensor,
+        h: Tensor,
+        r: Tensor,
+        currents: Tensor,
+        rates: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of x, U, W, b, alpha and h, given those of the states."""
-        made = [torch.zeros_like(like, memory_format=torch.contiguous_format) for like in (x, U, W, W[:, 0], alpha, h)]
-        _share_out(_backward, grad, x, U, W, alpha, h, states, *made)
+        """Return the gradients of x, U, W, b, both alphas, h and r, given those of currents and rates."""
+        made = [
+            torch.zeros_like(like, memory_format=torch.contiguous_format)
+            for like in (x, U, W, W[:, 0], alpha, alpha_r, h, r)
+        ]
+        _share_out(_backward, f, grad, grad_r, x, U, W, alpha, alpha_r, h, r, currents, rates, *made)
         return tuple(made)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep nothing: there is no second derivative."""
 
     @staticmethod
@@ -114,125 +208,197 @@ class _LeakyBackward(torch.autograd.Function):
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError("leaky_recurrence can be differentiated once only; step the cell in a loop instead")
+        raise RuntimeError("a compiled recurrence can be differentiated once only; step the cell in a loop instead")
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_LeakyBackward, info, in_dims, inputs)
+        return _fold(_RecurrenceBackward, info, in_dims, inputs)
 
 
-def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]) -> Any:
+def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
     """Rule of `torch.func.vmap` for both functions: the mapped dimension joins that of the networks."""
+    f, *tensors = inputs
     folded = [
         (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-        for x, dim in zip(inputs, in_dims, strict=True)
+        for x, dim in zip(tensors, in_dims[1:], strict=True)
     ]
-    output = function.apply(*folded)
-    if isinstance(output, Tensor):
-        return output.unflatten(0, (info.batch_size, -1)), 0
+    output = function.apply(f, *folded)
     return tuple(o.unflatten(0, (info.batch_size, -1)) for o in output), (0,) * len(output)
 
 
 _POOL = ThreadPoolExecutor(os.cpu_count())
 
 
-def _share_out(kernel: Any, *tensors: Tensor) -> None:
+def _share_out(kernel: Any, f: int, *tensors: Tensor) -> None:
     """Run a kernel on a stack of networks, a share of it in each of torch's threads."""
     arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
     shares = min(len(arrays[0]), torch.get_num_threads())
     if shares < 2:
-        kernel(*arrays)
+        kernel(f, *arrays)
         return
     parts = zip(*(np.array_split(array, shares) for array in arrays), strict=True)
-    for done in [_POOL.submit(kernel, *part) for part in parts]:
+    for done in [_POOL.submit(kernel, f, *part) for part in parts]:
         done.result()
 
 
 @numba.njit(fastmath=FAST, nogil=True, cache=True)
-def _forward(x, U, W, b, alpha, h0, states):  # type: ignore[no-untyped-def]
+def _forward(f, x, U, W, b, alpha, alpha_r, h0, r0, currents, rates):  # type: ignore[no-untyped-def]
     networks, time, batch, features = x.shape
-    units = W.shape[1]
-    a, d, z = (np.empty((batch, units), x.dtype), np.empty((batch, units), x.dtype), np.empty((batch, units), x.dtype))
-    rate, active, drive = a.ravel(), d.ravel(), z.ravel()
+    units, two = W.shape[1], alpha_r.shape[1] > 0
+    a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
+    d, z = np.empty_like(a), np.empty_like(a)
+    rate, rate_r, active, heard = a.ravel(), c.ravel(), d.ravel(), z.ravel()
+    drive = np.zeros((time * batch, units), x.dtype)
+    rows = max(1, ALONE // max(1, units * features))
     for n in range(networks):
-        Ut, Wt = U[n].T.copy(), W[n].T.copy()
-        h = h0[n].ravel()
+        Ut, Wt, xs = U[n].T.copy(), W[n].T.copy(), x[n].reshape(time * batch, features)
+        if features:
+            for i in range(0, time * batch, rows):
+                np.dot(xs[i : i + rows], Ut, drive[i : i + rows])
+        for i in range(time * batch):
+            for j in range(units):
+                drive[i, j] = drive[i, j] + b[n, j] if features else b[n, j]
+        h, r = h0[n].ravel(), r0[n]
+        if two:
+            c[:] = alpha_r[n]
         for t in range(time):
             if t < alpha.shape[1]:
                 a[:] = alpha[n, t]
-            _tanh(h, active)
-            np.dot(d, Wt, z)
-            for k in range(batch):
-                for j in range(units):
-                    z[k, j] += b[n, j]
-                for f in range(features):
-                    for j in range(units):
-                        z[k, j] += x[n, t, k, f] * Ut[f, j]
-            new = states[n, t].ravel()
+            if two:
+                np.dot(r, Wt, z)
+            else:
+                _activate(f, h, active)
+                np.dot(d, Wt, z)
+            new, driven = currents[n, t].ravel(), drive[t * batch : (t + 1) * batch].ravel()
             for j in range(h.size):
-                new[j] = h[j] + rate[j] * (drive[j] - h[j])
+                new[j] = h[j] + rate[j] * (heard[j] + driven[j] - h[j])
             h = new
+            if two:
+                _activate(f, h, active)
+                before, after = r.ravel(), rates[n, t].ravel()
+                for j in range(h.size):
+                    after[j] = before[j] + rate_r[j] * (active[j] - before[j])
+                r = rates[n, t]
 
 
 @numba.njit(fastmath=FAST, nogil=True, cache=True)
-def _backward(grad, x, U, W, alpha, h0, states, dx, dU, dW, db, dalpha, dh):  # type: ignore[no-untyped-def]
-    networks, time, batch, units = grad.shape
-    features = x.shape[3]
-    a = np.empty((batch, units), grad.dtype)
-    d, p, q, sums = np.empty_like(a), np.empty_like(a), np.empty_like(a), np.empty_like(a)
-    rate, active, through, back, moved = a.ravel(), d.ravel(), p.ravel(), q.ravel(), sums.ravel()
-    one = a.dtype.type(1)
+def _backward(  # type: ignore[no-untyped-def]
+    f, grad, grad_r, x, U, W, alpha, alpha_r, h0, r0, currents, rates, dx, dU, dW, db, dalpha, dalpha_r, dh, dr
+):
+    networks, time, batch, units = currents.shape
+    features, two = x.shape[3], alpha_r.shape[1] > 0
+    a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
+    s, q, sums, sums_r = np.empty_like(a), np.empty_like(a), np.empty_like(a), np.empty_like(a)
+    rate, rate_r, slope, back, moved, moved_r = a.ravel(), c.ravel(), s.ravel(), q.ravel(), sums.ravel(), sums_r.ravel()
+    p, d = np.empty((time * batch, units), x.dtype), np.empty((time * batch, units), x.dtype)
     for n in range(networks):
-        dUt = np.zeros((features, units), grad.dtype)
-        g = dh[n].ravel()
+        g, g_r = dh[n].ravel(), dr[n].ravel()
         moved[:] = 0
+        moved_r[:] = 0
+        if two:
+            c[:] = alpha_r[n]
         for t in range(time - 1, -1, -1):
             if t < alpha.shape[1] or t == time - 1:
                 a[:] = alpha[n, min(t, alpha.shape[1] - 1)]
-            h = states[n, t - 1].ravel() if t else h0[n].ravel()
-            new, grad_t = states[n, t].ravel(), grad[n, t].ravel()
-            _tanh(h, active)
+            here = slice(t * batch, (t + 1) * batch)
+            h = currents[n, t - 1].ravel() if t else h0[n].ravel()
+            new, active, through = currents[n, t].ravel(), d[here].ravel(), p[here].ravel()
+            if grad.shape[1]:
+                grad_t = grad[n, t].ravel()
+                for j in range(g.size):
+                    g[j] += grad_t[j]
+            if two:
+                if grad_r.shape[1]:
+                    grad_t = grad_r[n, t].ravel()
+                    for j in range(g.size):
+                        g_r[j] += grad_t[j]
+                before = rates[n, t - 1].ravel() if t else r0[n].ravel()
+                _activate(f, new, active)
+                _slope(f, active, slope)
+                for j in range(g.size):
+                    moved_r[j] += g_r[j] * (active[j] - before[j])
+                for j in range(g.size):
+                    g[j] += rate_r[j] * slope[j] * g_r[j]
+            else:
+                _activate(f, h, active)
+                _slope(f, active, slope)
             for j in range(g.size):
-                g[j] += grad_t[j]
                 through[j] = rate[j] * g[j]
-            for j in range(g.size):
                 moved[j] += g[j] * (new[j] - h[j])
-            for k in range(batch):
-                for j in range(units):
-                    db[n, j] += p[k, j]
-                for f in range(features):
-                    for j in range(units):
-                        dUt[f, j] += x[n, t, k, f] * p[k, j]
-            _add_outer(dW[n], p, d)
-            for k in range(batch):
-                for f in range(features):
-                    dx[n, t, k, f] = (p[k] * U[n, :, f]).sum()
-            np.dot(p, W[n], q)
-            for j in range(g.size):
-                g[j] += (one - active[j] * active[j]) * back[j] - through[j]
+            np.dot(p[here], W[n], q)
+            if two:
+                for j in range(g.size):
+                    g_r[j] += back[j] - rate_r[j] * g_r[j]
+                    g[j] -= through[j]
+            else:
+                for j in range(g.size):
+                    g[j] += slope[j] * back[j] - through[j]
             if t < alpha.shape[1]:
                 for j in range(units):
                     if a[0, j] != 0:
                         dalpha[n, t, j] = sums[:, j].sum() / a[0, j]
                 moved[:] = 0
-        dU[n] = dUt.T
+        if two:
+            dalpha_r[n] = sums_r.sum(0)
+            d[:batch] = r0[n]
+            d[batch:] = rates[n, : time - 1].reshape((time - 1) * batch, units)
+        for i in range(time * batch):
+            for j in range(units):
+                db[n, j] += p[i, j]
+        _add_product(p, d, dW[n])
+        if features:
+            _add_product(p, x[n].reshape(time * batch, features), dU[n])
+            rows, flat = max(1, ALONE // (units * features)), dx[n].reshape(time * batch, features)
+            for i in range(0, time * batch, rows):
+                np.dot(p[i : i + rows], U[n], flat[i : i + rows])
 
 
-@numba.njit(fastmath=FAST, nogil=True, cache=True)
-def _add_outer(dW, p, d):  # type: ignore[no-untyped-def]
-    """Add p^T d to dW, four rows at a time; too small a product for a threaded one."""
-    batch, units = p.shape
-    fours = batch // 4 * 4
-    for j in range(units):
-        for k in range(0, fours, 4):
-            c0, c1, c2, c3 = p[k, j], p[k + 1, j], p[k + 2, j], p[k + 3, j]
-            for i in range(units):
-                dW[j, i] += c0 * d[k, i] + c1 * d[k + 1, i] + c2 * d[k + 2, i] + c3 * d[k + 3, i]
-        for k in range(fours, batch):
-            c0 = p[k, j]
-            for i in range(units):
-                dW[j, i] += c0 * d[k, i]
+@numba.njit(fastmath=FAST, nogil=True)
+def _add_product(p, d, total):  # type: ignore[no-untyped-def]
+    """Add p^T d to total, so many rows at a time that BLAS stays on one thread."""
+    rows, part = max(1, ALONE // total.size), np.empty_like(total)
+    for i in range(0, len(p), rows):
+        np.dot(p[i : i + rows].T, d[i : i + rows], part)
+        for j in range(len(total)):
+            for k in range(total.shape[1]):
+                total[j, k] += part[j, k]
+
+
+@numba.njit(fastmath=FAST, nogil=True)
+def _activate(f, h, d):  # type: ignore[no-untyped-def]
+    """Set d to f(h), both one-dimensional."""
+    half = h.dtype.type(0.5)
+    if f == TANH:
+        _tanh(h, d)
+    elif f == SIGMOID:  # (1 + tanh(h / 2)) / 2
+        for j in range(h.size):
+            d[j] = half * h[j]
+        _tanh(d, d)
+        for j in range(h.size):
+            d[j] = half + half * d[j]
+    elif f == RELU:
+        for j in range(h.size):
+            d[j] = 0 if h[j] <= 0 else h[j]  # NaN stays
+    else:
+        d[:] = h
+
+
+@numba.njit(fastmath=FAST, nogil=True)
+def _slope(f, d, s):  # type: ignore[no-untyped-def]
+    """Set s to the derivative of f where it takes the value d."""
+    one = d.dtype.type(1)
+    if f == TANH:
+        for j in range(d.size):
+            s[j] = one - d[j] * d[j]
+    elif f == SIGMOID:
+        for j in range(d.size):
+            s[j] = d[j] * (one - d[j])
+    elif f == RELU:
+        for j in range(d.size):
+            s[j] = 0 if d[j] <= 0 else 1
+    else:
+        s[:] = one
 
 
 def _tanh(h: np.ndarray, d: np.ndarray) -> None:
