@@ -300,7 +300,7 @@ class ARUCell(nn.Module):
 
     def sequence(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (time, batch, input) and the state before the first step to the rates after each step."""
-        (alpha_s, alpha_r), (I, r) = self.alphas(), state.chunk(2, -1)
+        (alpha_s, alpha_r), (I, r) = self.alphas(), state.chunk(2, -1)  # noqa: E741
         return aru_recurrence(x, self.U, self.W, self.b, alpha_s, alpha_r, I, r, self.f)[1]
 
     def alphas(self) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,11 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-FAST = {"contract", "reassoc", "nsz", "arcp"}  # sums may be reordered; NaN and infinity stay what they are
+COMPILE: Any = dict(
+    fastmath={"contract", "reassoc", "nsz", "arcp"},  # sums may be reordered; NaN and infinity stay what they are
+    error_model="numpy",  # no test before every division: it would keep loops from being vectorised
+    nogil=True,
+)
 ALONE = 200_000  # multiplications that BLAS makes on one thread; a larger product would start threads of its own
 
 TANH, SIGMOID, RELU, IDENTITY = range(4)
@@ -156,7 +160,8 @@ class _Recurrence(torch.autograd.Function):
         x = ctx.saved_tensors[0]
         none = x.new_empty(len(x), 0, *x.shape[2:])
         given = [none if grad is None else grad for grad in grads]
-        return None, *_RecurrenceBackward.apply(ctx.f, *given, *ctx.saved_tensors)
+        dx, *others = _RecurrenceBackward.apply(ctx.f, ctx.needs_input_grad[1], *given, *ctx.saved_tensors)
+        return None, dx if ctx.needs_input_grad[1] else None, *others
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
@@ -177,6 +182,7 @@ class _RecurrenceBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         f: int,
+        for_x: bool,
         grad: Tensor,
         grad_r: Tensor,
         x: Tensor,
@@ -189,11 +195,9 @@ class _RecurrenceBackward(torch.autograd.Function):
         currents: Tensor,
         rates: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the gradients of x, U, W, b, both alphas, h and r, given those of currents and rates."""
-        made = [
-            torch.zeros_like(like, memory_format=torch.contiguous_format)
-            for like in (x, U, W, W[:, 0], alpha, alpha_r, h, r)
-        ]
+        """Return the gradients of x (empty unless asked for), U, W, b, both alphas, h and r."""
+        likes = (x if for_x else x[..., :0], U, W, W[:, 0], alpha, alpha_r, h, r)
+        made = [torch.zeros_like(like, memory_format=torch.contiguous_format) for like in likes]
         _share_out(_backward, f, grad, grad_r, x, U, W, alpha, alpha_r, h, r, currents, rates, *made)
         return tuple(made)
 
@@ -218,12 +222,13 @@ class _RecurrenceBackward(torch.autograd.Function):
 
 def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
     """Rule of `torch.func.vmap` for both functions: the mapped dimension joins that of the networks."""
-    f, *tensors = inputs
     folded = [
-        (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-        for x, dim in zip(tensors, in_dims[1:], strict=True)
+        x
+        if not isinstance(x, Tensor)
+        else (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+        for x, dim in zip(inputs, in_dims, strict=True)
     ]
-    output = function.apply(f, *folded)
+    output = function.apply(*folded)
     return tuple(o.unflatten(0, (info.batch_size, -1)) for o in output), (0,) * len(output)
 
 
@@ -242,24 +247,22 @@ def _share_out(kernel: Any, f: int, *tensors: Tensor) -> None:
         done.result()
 
 
-@numba.njit(fastmath=FAST, nogil=True, cache=True)
+@numba.njit(**COMPILE, cache=True)
 def _forward(f, x, U, W, b, alpha, alpha_r, h0, r0, currents, rates):  # type: ignore[no-untyped-def]
     networks, time, batch, features = x.shape
     units, two = W.shape[1], alpha_r.shape[1] > 0
     a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
-    d, z = np.empty_like(a), np.empty_like(a)
-    rate, rate_r, active, heard = a.ravel(), c.ravel(), d.ravel(), z.ravel()
-    drive = np.zeros((time * batch, units), x.dtype)
+    d, z, biases = np.empty_like(a), np.empty_like(a), np.empty_like(a)
+    rate, rate_r, active, heard, bias = a.ravel(), c.ravel(), d.ravel(), z.ravel(), biases.ravel()
+    drive, room = np.zeros((time * batch, units), x.dtype), np.empty(batch * units, x.dtype)
     rows = max(1, ALONE // max(1, units * features))
     for n in range(networks):
         Ut, Wt, xs = U[n].T.copy(), W[n].T.copy(), x[n].reshape(time * batch, features)
         if features:
             for i in range(0, time * batch, rows):
                 np.dot(xs[i : i + rows], Ut, drive[i : i + rows])
-        for i in range(time * batch):
-            for j in range(units):
-                drive[i, j] = drive[i, j] + b[n, j] if features else b[n, j]
         h, r = h0[n].ravel(), r0[n]
+        biases[:] = b[n]
         if two:
             c[:] = alpha_r[n]
         for t in range(time):
@@ -268,34 +271,38 @@ def _forward(f, x, U, W, b, alpha, alpha_r, h0, r0, currents, rates):  # type: i
             if two:
                 np.dot(r, Wt, z)
             else:
-                _activate(f, h, active)
+                _activate(f, h, active, room)
                 np.dot(d, Wt, z)
             new, driven = currents[n, t].ravel(), drive[t * batch : (t + 1) * batch].ravel()
             for j in range(h.size):
-                new[j] = h[j] + rate[j] * (heard[j] + driven[j] - h[j])
+                new[j] = h[j] + rate[j] * (heard[j] + driven[j] + bias[j] - h[j])
             h = new
             if two:
-                _activate(f, h, active)
+                _activate(f, h, active, room)
                 before, after = r.ravel(), rates[n, t].ravel()
                 for j in range(h.size):
                     after[j] = before[j] + rate_r[j] * (active[j] - before[j])
                 r = rates[n, t]
 
 
-@numba.njit(fastmath=FAST, nogil=True, cache=True)
+@numba.njit(**COMPILE, cache=True)
 def _backward(  # type: ignore[no-untyped-def]
     f, grad, grad_r, x, U, W, alpha, alpha_r, h0, r0, currents, rates, dx, dU, dW, db, dalpha, dalpha_r, dh, dr
 ):
     networks, time, batch, units = currents.shape
     features, two = x.shape[3], alpha_r.shape[1] > 0
     a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
-    s, q, sums, sums_r = np.empty_like(a), np.empty_like(a), np.empty_like(a), np.empty_like(a)
+    s, q = np.empty_like(a), np.empty_like(a)
+    sums, sums_r, pushes = np.empty_like(a), np.empty_like(a), np.empty_like(a)
+    pushed = pushes.ravel()
     rate, rate_r, slope, back, moved, moved_r = a.ravel(), c.ravel(), s.ravel(), q.ravel(), sums.ravel(), sums_r.ravel()
     p, d = np.empty((time * batch, units), x.dtype), np.empty((time * batch, units), x.dtype)
+    room = np.empty(batch * units, x.dtype)
     for n in range(networks):
         g, g_r = dh[n].ravel(), dr[n].ravel()
         moved[:] = 0
         moved_r[:] = 0
+        pushed[:] = 0
         if two:
             c[:] = alpha_r[n]
         for t in range(time - 1, -1, -1):
@@ -314,22 +321,26 @@ def _backward(  # type: ignore[no-untyped-def]
                     for j in range(g.size):
                         g_r[j] += grad_t[j]
                 before = rates[n, t - 1].ravel() if t else r0[n].ravel()
-                _activate(f, new, active)
+                _activate(f, new, active, room)
                 _slope(f, active, slope)
                 for j in range(g.size):
                     moved_r[j] += g_r[j] * (active[j] - before[j])
                 for j in range(g.size):
                     g[j] += rate_r[j] * slope[j] * g_r[j]
             else:
-                _activate(f, h, active)
+                _activate(f, h, active, room)
                 _slope(f, active, slope)
-            for j in range(g.size):
+            for j in range(g.size):  # a loop for each array that is written to: only such ones are vectorised
                 through[j] = rate[j] * g[j]
+            for j in range(g.size):
+                pushed[j] += through[j]
+            for j in range(g.size):
                 moved[j] += g[j] * (new[j] - h[j])
             np.dot(p[here], W[n], q)
             if two:
                 for j in range(g.size):
                     g_r[j] += back[j] - rate_r[j] * g_r[j]
+                for j in range(g.size):
                     g[j] -= through[j]
             else:
                 for j in range(g.size):
@@ -341,20 +352,20 @@ def _backward(  # type: ignore[no-untyped-def]
                 moved[:] = 0
         if two:
             dalpha_r[n] = sums_r.sum(0)
-            d[:batch] = r0[n]
-            d[batch:] = rates[n, : time - 1].reshape((time - 1) * batch, units)
-        for i in range(time * batch):
-            for j in range(units):
-                db[n, j] += p[i, j]
-        _add_product(p, d, dW[n])
+            _add_product(p[:batch], r0[n], dW[n])
+            _add_product(p[batch:], rates[n, : time - 1].reshape((time - 1) * batch, units), dW[n])
+        else:
+            _add_product(p, d, dW[n])
+        db[n] = pushes.sum(0)
         if features:
             _add_product(p, x[n].reshape(time * batch, features), dU[n])
+        if dx.shape[3]:
             rows, flat = max(1, ALONE // (units * features)), dx[n].reshape(time * batch, features)
             for i in range(0, time * batch, rows):
                 np.dot(p[i : i + rows], U[n], flat[i : i + rows])
 
 
-@numba.njit(fastmath=FAST, nogil=True)
+@numba.njit(**COMPILE)
 def _add_product(p, d, total):  # type: ignore[no-untyped-def]
     """Add p^T d to total, so many rows at a time that BLAS stays on one thread."""
     rows, part = max(1, ALONE // total.size), np.empty_like(total)
@@ -365,26 +376,7 @@ def _add_product(p, d, total):  # type: ignore[no-untyped-def]
                 total[j, k] += part[j, k]
 
 
-@numba.njit(fastmath=FAST, nogil=True)
-def _activate(f, h, d):  # type: ignore[no-untyped-def]
-    """Set d to f(h), both one-dimensional."""
-    half = h.dtype.type(0.5)
-    if f == TANH:
-        _tanh(h, d)
-    elif f == SIGMOID:  # (1 + tanh(h / 2)) / 2
-        for j in range(h.size):
-            d[j] = half * h[j]
-        _tanh(d, d)
-        for j in range(h.size):
-            d[j] = half + half * d[j]
-    elif f == RELU:
-        for j in range(h.size):
-            d[j] = 0 if h[j] <= 0 else h[j]  # NaN stays
-    else:
-        d[:] = h
-
-
-@numba.njit(fastmath=FAST, nogil=True)
+@numba.njit(**COMPILE)
 def _slope(f, d, s):  # type: ignore[no-untyped-def]
     """Set s to the derivative of f where it takes the value d."""
     one = d.dtype.type(1)
@@ -401,35 +393,55 @@ def _slope(f, d, s):  # type: ignore[no-untyped-def]
         s[:] = one
 
 
-def _tanh(h: np.ndarray, d: np.ndarray) -> None:
-    """Set d to tanh(h), both one-dimensional."""
+@numba.njit(**COMPILE)
+def _activate(f, h, d, e):  # type: ignore[no-untyped-def]
+    """Set d to f(h), both one-dimensional; e is room for as many numbers."""
+    one = h.dtype.type(1)
+    if f == TANH:
+        _decay(h, h.dtype.type(2), d, e)
+        for j in range(h.size):
+            value = (one - d[j]) / (one + d[j])
+            d[j] = -value if h[j] < 0 else value
+    elif f == SIGMOID:
+        _decay(h, one, d, e)
+        for j in range(h.size):
+            d[j] = (d[j] if h[j] < 0 else one) / (one + d[j])
+    elif f == RELU:
+        for j in range(h.size):
+            d[j] = 0 if h[j] <= 0 else h[j]  # NaN stays
+    else:
+        d[:] = h
 
 
-# float32: 2 ** f by its Taylor series, |f| <= 1/2, relative error 5e-9; loops the compiler can vectorise
-_PER_E = np.float32(-2 / math.log(2))
+def _decay(h: np.ndarray, c: float, d: np.ndarray, e: np.ndarray) -> None:
+    """Set d to exp(-c |h|); e is room for as many numbers."""
+
+
+# float32: 2 ** y = 2 ** k 2 ** f with whole k, and 2 ** f by its Taylor series, |f| <= 1/2, relative error 5e-9; the
+# compiler can vectorise these loops, as it could not a call of exp
+_PER_E = np.float32(-1 / math.log(2))
 _TAYLOR = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
-_ONE, _HALF, _LEAST = np.float32(1), np.float32(0.5), np.float32(-60)
+_HALF, _LEAST, _BIAS, _SHIFT = np.float32(0.5), np.float32(-126), np.int32(127), np.int32(23)
 
 
-@overload(_tanh, jit_options={"fastmath": FAST})
-def _tanh_of(h, d):  # type: ignore[no-untyped-def]
+@overload(_decay, jit_options=COMPILE)
+def _decay_of(h, c, d, e):  # type: ignore[no-untyped-def]
     c0, c1, c2, c3, c4, c5, c6, c7 = _TAYLOR
 
-    def single(h, d):  # type: ignore[no-untyped-def]
-        power = np.empty(h.size, np.float32)
-        bits = power.view(np.int32)
-        for j in range(h.size):  # exp(-2 |h|) = 2 ** (k + f)
-            y = max(_PER_E * abs(h[j]), _LEAST)
+    def single(h, c, d, e):  # type: ignore[no-untyped-def]
+        bits = e.view(np.int32)
+        for j in range(h.size):
+            y = _PER_E * c * abs(h[j])
+            y = _LEAST if y < _LEAST else y  # NaN stays
             k = np.floor(y + _HALF)
             f = y - k
-            bits[j] = (np.int32(k) + 127) << 23
+            bits[j] = (np.int32(k) + _BIAS) << _SHIFT
             d[j] = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * c7))))))
         for j in range(h.size):
-            e = d[j] * power[j]
-            d[j] = math.copysign((_ONE - e) / (_ONE + e), h[j])
+            d[j] *= e[j]
 
-    def double(h, d):  # type: ignore[no-untyped-def]
+    def double(h, c, d, e):  # type: ignore[no-untyped-def]
         for j in range(h.size):
-            d[j] = math.tanh(h[j])
+            d[j] = math.exp(-c * abs(h[j]))
 
     return single if h.dtype == numba.float32 else double
