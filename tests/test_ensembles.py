@@ -126,6 +126,7 @@ def test_more_networks_than_fit_at_once_learn_the_same(monkeypatch):
     made = []
     for at_once in (20, 2, 1):
         monkeypatch.setattr(ensembles, "AT_ONCE", at_once)
+        monkeypatch.setattr(ensembles, "NUMBERS", 0)
         networks, how = networks_of(5), dict(epochs=8, lr=lr, factors=factors, floors=floors, watch=MEASURES, every=3)
         made.append((train(networks, loss, data_of(5), **how), values(networks)))
     for history, weights in made[1:]:
@@ -317,6 +318,7 @@ def test_divergence_is_remembered_over_an_interruption(tmp_path, minutes):
 
 def test_every_stack_has_its_own_checkpoint(tmp_path, minutes, monkeypatch):
     monkeypatch.setattr(ensembles, "AT_ONCE", 2)
+    monkeypatch.setattr(ensembles, "NUMBERS", 0)
     whole, weights, calls = trained(None)
     assert calls == 24
     with pytest.raises(KeyboardInterrupt):

@@ -5,7 +5,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,7 +41,8 @@ class History:
     seconds: float
 
 
-AT_ONCE = 20  # networks in one stack: more bring no speed on a CPU, and fall out of its cache
+AT_ONCE, NUMBERS = 20, 50_000  # networks in one stack, or as many more as have so many parameters together: beyond
+# that, more bring no speed on a CPU, and fall out of its cache
 
 
 def train(
@@ -50,27 +51,33 @@ def train(
     data: Sequence[Tensor] = (),
     *,
     epochs: int,
+    batch: int | None = None,
+    order: int = 0,
     lr: PerNetwork = 1e-3,
     factors: Mapping[str, PerNetwork] | None = None,
     floors: Mapping[str, PerNetwork] | None = None,
     clip: float | None = None,
     clip_norm: float = 2.0,
     watch: Mapping[str, Measure] | None = None,
+    watch_on: Sequence[Tensor] | None = None,
     every: int = 100,
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> History:
-    """Train networks side by side, each as if alone: full-batch Adam on its own loss, with its own clipping and rates.
+    """Train networks side by side, each as if alone: Adam on its own loss, with its own clipping and rates.
 
-    The networks are stacked, `AT_ONCE` at a time, and run under `torch.func.vmap`; their parameters are changed in
-    place at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others
+    The networks are stacked, `AT_ONCE` or more at a time, and run under `torch.func.vmap`; their parameters are changed
+    in place at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others
     go on.
 
     Args:
         networks: of one architecture; their parameters may differ.
         loss: ``loss(network, *data) -> scalar``, of one network.
         data: tensors whose first dimension is the networks; each network sees its own slice.
-        epochs: steps of Adam.
+        epochs: passes through the data.
+        batch: sequences in a minibatch, in a new order in each epoch, the same for all networks; the data are then
+            (networks, time, sequences, ...). None: all of them at once, an epoch is a step of Adam.
+        order: seeds the order of the sequences.
         lr: learning rate, one number or one a network.
         factors: for names of parameters, wild cards allowed, what multiplies their learning rate: one number or
             one a network. 0 keeps the parameter as it is, and out of the gradient's norm; so does
@@ -79,6 +86,7 @@ def train(
         clip: largest norm of a network's gradient; a longer one is scaled down to it.
         clip_norm: which norm, 2 or ``math.inf``.
         watch: measures ``measure(network, *data) -> tensor`` by name, taken without gradient.
+        watch_on: what they take in the place of data, if anything else.
         every: epochs between two looks.
         checkpoint: folder in which the state is kept once a minute; a run with the same inputs, measures and helper
             code goes on from there, and ends at the same numbers as one that was not interrupted. What a measure takes
@@ -94,6 +102,10 @@ def train(
     """
     if epochs < 1 or every < 1:
         raise ValueError(f"epochs and every must be 1 or more, got {epochs=}, {every=}")
+    if batch is not None:
+        sizes = {tensor.shape[2] if tensor.ndim > 2 else 0 for tensor in data}
+        if len(sizes) != 1 or not 1 <= batch <= max(sizes):
+            raise ValueError(f"batch must be 1 or more and at most the sequences of the data, got {batch=}, {sizes=}")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be positive or None, got {clip}")
     if clip_norm not in (2.0, math.inf):
@@ -103,12 +115,15 @@ def train(
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times factors must be finite and 0 or more for every network")
     least = stack.spread(floors or {}, -math.inf)
-    parts = [slice(i, i + AT_ONCE) for i in range(0, len(networks), AT_ONCE)]
+    at_once = max(AT_ONCE, NUMBERS // stack.values.shape[1])
+    parts = [slice(i, i + at_once) for i in range(0, len(networks), at_once)]
+    _Stack(networks, watch_on or ())  # refuses what does not fit
     histories = []
     for i, part in enumerate(parts):
         which = name if len(parts) == 1 else f"{name} {i + 1}/{len(parts)}"
         stack = _Stack(networks[part], [tensor[part] for tensor in data])
-        run = _Run(stack, loss, epochs, rates[part].clone(), least[part], clip, clip_norm, dict(watch or {}), every)
+        looks = _Looks(dict(watch or {}), None if watch_on is None else [tensor[part] for tensor in watch_on], every)
+        run = _Run(stack, loss, epochs, batch, order, rates[part].clone(), least[part], clip, clip_norm, looks)
         histories.append(run.go(checkpoint, which))
     return History(
         histories[0].epoch,
@@ -116,6 +131,14 @@ def train(
         np.concatenate([history.diverged for history in histories]),
         sum(history.seconds for history in histories),
     )
+
+
+class _Looks:
+    """What is watched of one stack, and what was seen."""
+
+    def __init__(self, watch: dict[str, Measure], data: list[Tensor] | None, every: int):
+        self.watch, self.data, self.every = watch, data, every
+        self.seen: dict[str, list[np.ndarray]] = {key: [] for key in watch}
 
 
 class _Run:
@@ -126,20 +149,21 @@ class _Run:
         stack: "_Stack",
         loss: Measure,
         epochs: int,
+        batch: int | None,
+        order: int,
         rates: Tensor,
         least: Tensor,
         clip: float | None,
         clip_norm: float,
-        watch: dict[str, Measure],
-        every: int,
+        looks: _Looks,
     ):
         self.stack, self.loss, self.epochs, self.rates = stack, loss, epochs, rates
+        self.batch, self.order = batch, order
         self.least = least if bool((least > -math.inf).any()) else None
-        self.clip, self.clip_norm, self.watch, self.every = clip, clip_norm, watch, every
+        self.clip, self.clip_norm, self.looks = clip, clip_norm, looks
         self.m, self.v = torch.zeros_like(stack.values), torch.zeros_like(stack.values)
         self.diverged = torch.full((len(stack.networks),), -1, device=rates.device)
         self.learned = rates > 0
-        self.looks: dict[str, list[np.ndarray]] = {key: [] for key in watch}
         self.epoch, self.seconds = 0, 0.0
 
     def go(self, checkpoint: Path | None, name: str) -> History:
@@ -150,27 +174,44 @@ class _Run:
         before, start = self.seconds, time.perf_counter()
         saved = start
         for epoch in progress(range(self.epoch, self.epochs), name, self.epochs, self.epoch):
-            if epoch % self.every == 0:
+            if epoch % self.looks.every == 0:
                 self.look()
-            self.step(epoch)
+            for step, data in enumerate(self.batches(epoch), 1 + epoch * self.steps):
+                self.step(epoch, step, data)
             now = time.perf_counter()
             self.epoch, self.seconds = epoch + 1, before + now - start
             if file and now - saved > 60 and self.epoch < self.epochs:
                 self.save(file)
                 saved = now
-        points = np.array([*range(0, self.epochs, self.every), self.epochs])
-        if any(len(values) < len(points) for values in self.looks.values()):
+        points = np.array([*range(0, self.epochs, self.looks.every), self.epochs])
+        if any(len(values) < len(points) for values in self.looks.seen.values()):
             self.look()
         if file:
             self.save(file)
         self.stack.write_back()
-        watched = {key: np.stack(values, 1) for key, values in self.looks.items()}
+        watched = {key: np.stack(values, 1) for key, values in self.looks.seen.items()}
         return History(points, watched, self.diverged.cpu().numpy(), self.seconds)
 
-    def step(self, epoch: int) -> None:
+    @property
+    def steps(self) -> int:
+        """Steps of Adam in an epoch."""
+        return 1 if self.batch is None else -(-self.stack.data[0].shape[2] // self.batch)
+
+    def batches(self, epoch: int) -> Iterator[Sequence[Tensor]]:
+        """Yield the minibatches of an epoch; the last holds what is left."""
+        if self.batch is None:
+            yield self.stack.data
+            return
+        seed = int(np.random.SeedSequence([self.order, epoch]).generate_state(1)[0])
+        n, device = self.stack.data[0].shape[2], self.rates.device
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
+        for some in order.split(self.batch):
+            yield [tensor.index_select(2, some) for tensor in self.stack.data]
+
+    def step(self, epoch: int, step: int, data: Sequence[Tensor]) -> None:
         """Take one step of Adam with every network that has not diverged."""
         p = self.stack.values.requires_grad_(True)
-        losses = self.stack.measure(self.loss)
+        losses = self.stack.measure(self.loss, data)
         (grad,) = torch.autograd.grad(losses.sum(), p)
         p.requires_grad_(False)
         grad = torch.where(self.learned, grad, 0.0)
@@ -182,15 +223,16 @@ class _Run:
         if self.clip is not None:
             norm = torch.linalg.vector_norm(grad, self.clip_norm, dim=1, keepdim=True)
             grad *= (self.clip / norm).clamp(max=1)
-        adam(p, self.m, self.v, grad, self.rates, epoch + 1)
+        adam(p, self.m, self.v, grad, self.rates, step)
         if self.least is not None:
             torch.maximum(p, self.least, out=p)
 
     def look(self) -> None:
         """Take every measure, and keep it."""
         with torch.no_grad():
-            for key, function in self.watch.items():
-                self.looks[key].append(self.stack.measure(function).cpu().numpy())
+            data = self.stack.data if self.looks.data is None else self.looks.data
+            for key, function in self.looks.watch.items():
+                self.looks.seen[key].append(self.stack.measure(function, data).cpu().numpy())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what changes from step to step."""
@@ -200,7 +242,7 @@ class _Run:
         """Write a checkpoint as a whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {key: tensor.cpu().numpy() for key, tensor in self.tensors().items()}
-        arrays |= {f"look_{key}": np.array(values) for key, values in self.looks.items()}
+        arrays |= {f"look_{key}": np.array(values) for key, values in self.looks.seen.items()}
         part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
         try:
             np.savez(part, epoch=self.epoch, seconds=self.seconds, **arrays)
@@ -214,18 +256,19 @@ class _Run:
         with np.load(file, allow_pickle=False) as kept:
             for key, tensor in self.tensors().items():
                 tensor.copy_(torch.as_tensor(kept[key]))
-            self.looks = {key: list(kept[f"look_{key}"]) for key in self.looks}
+            self.looks.seen = {key: list(kept[f"look_{key}"]) for key in self.looks.seen}
             self.epoch, self.seconds = int(kept["epoch"]), float(kept["seconds"])
 
     def digest(self) -> str:
         """Return a digest of all that decides the numbers: settings, values, the measures' text, the helpers' text."""
         network = repr(self.stack.networks[0])
-        settings = [self.epochs, self.every, self.clip, self.clip_norm, sorted(self.watch), network, torch.__version__]
-        digest = hashlib.sha256(repr(settings).encode())
-        tensors = [self.stack.values, self.rates, *self.stack.buffers.values(), *self.stack.data]
+        looks = self.looks
+        settings = [self.epochs, self.batch, self.order, looks.every, self.clip, self.clip_norm, sorted(looks.watch)]
+        digest = hashlib.sha256(repr([*settings, network, torch.__version__]).encode())
+        tensors = [self.stack.values, self.rates, *self.stack.buffers.values(), *self.stack.data, *(looks.data or ())]
         for tensor in tensors if self.least is None else [*tensors, self.least]:
             digest.update(repr((tensor.shape, tensor.dtype)).encode() + tensor.cpu().contiguous().numpy().tobytes())
-        for function in (self.loss, *self.watch.values()):
+        for function in (self.loss, *looks.watch.values()):
             digest.update(inspect.getsource(function).encode())
         for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
             digest.update(path.read_bytes())
@@ -283,7 +326,7 @@ class _Stack:
                 parts[i].copy_(self.column(value, pattern).expand_as(parts[i]))
         return torch.cat(parts, 1)
 
-    def measure(self, function: Measure) -> Tensor:
+    def measure(self, function: Measure, data: Sequence[Tensor]) -> Tensor:
         """Return ``function(network, *data)`` of every network, stacked."""
         parts = self.values.split(self.sizes, 1)
         parameters = {
@@ -295,7 +338,7 @@ class _Stack:
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
             return functional_call(self.base, (parameters, buffers), (function, *data))
 
-        return torch.vmap(one)(parameters, buffers, self.data)
+        return torch.vmap(one)(parameters, buffers, tuple(data))
 
     def write_back(self) -> None:
         """Put the rows into the networks."""

@@ -116,7 +116,7 @@ def aru_recurrence(
 def _check(x: Tensor, **others: Tensor) -> None:
     """Refuse shapes and types that do not fit."""
     (time, batch, features), units = x.shape, len(others["W"])
-    fitting = {
+    fitting: dict[str, list[tuple[int, ...]]] = {
         "U": [(units, features)], "W": [(units, units)], "alpha": [(units,), (time, units)],
         "h": [(batch, units)], "I": [(batch, units)], "r": [(batch, units)],
     }  # fmt: skip
