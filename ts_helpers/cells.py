@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ts_helpers.recurrence import applies_to, aru_recurrence, leaky_recurrence
+from ts_helpers.recurrence import applies_to, aru_network, aru_recurrence, leaky_recurrence
 from ts_helpers.timescales import Dial, set_dial
 
 
@@ -25,11 +25,11 @@ class Cell(Protocol):
 
 
 @runtime_checkable
-class HasOutput(Protocol):
-    """A cell that shows something else than its state."""
+class HasActivity(Protocol):
+    """A cell whose units show something else than their state."""
 
-    def output(self, state: Tensor) -> Tensor:
-        """Map a state (batch, state) to what the cell shows (batch, hidden)."""
+    def activity(self, state: Tensor) -> Tensor:
+        """Map states (..., state) to what the units show (..., hidden)."""
 
 
 @runtime_checkable
@@ -40,7 +40,15 @@ class HasSequence(Protocol):
         """True where it can do so for the input x."""
 
     def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to what `unroll` returns."""
+        """Map x (time, batch, input) and the state before the first step to the states after each, stacked."""
+
+
+@runtime_checkable
+class HasOutputs(HasSequence, Protocol):
+    """A cell that can do so together with its read-out."""
+
+    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to V a + c for each activity a."""
 
 
 class LeakyCell(nn.Module):
@@ -89,6 +97,10 @@ class LeakyCell(nn.Module):
         """Map x (batch, input) and u (batch, hidden) to the next u."""
         drive = F.linear(torch.tanh(u), self.W) + F.linear(x, self.U)
         return (1 - self.alpha) * u + self.alpha * drive
+
+    def activity(self, u: Tensor) -> Tensor:
+        """Return the outputs of states (..., hidden)."""
+        return torch.tanh(u)
 
     def applies_to(self, x: Tensor) -> bool:
         """True where `sequence` can take the place of a loop."""
@@ -174,6 +186,10 @@ class MTRNNCell(nn.Module):
             new.append((1 - self.alpha[k]) * h_k + self.alpha[k] * drive)
             below = torch.tanh(new[k]) if self.update == "sequential" else d[k]
         return torch.cat(new, -1)
+
+    def activity(self, h: Tensor) -> Tensor:
+        """Return the activity of states (..., all layers)."""
+        return torch.tanh(h)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return zeros (batch, all layers) for an input x (batch, input)."""
@@ -286,8 +302,8 @@ class ARUCell(nn.Module):
         r = (1 - self.alpha_r) * r + self.alpha_r * self.f(I)
         return torch.cat([I, r], -1)
 
-    def output(self, state: Tensor) -> Tensor:
-        """Return the rates of a state."""
+    def activity(self, state: Tensor) -> Tensor:
+        """Return the rates of states (..., 2 hidden)."""
         return state.chunk(2, -1)[1]
 
     def initial_state(self, x: Tensor) -> Tensor:
@@ -298,14 +314,19 @@ class ARUCell(nn.Module):
         """True where `sequence` can take the place of a loop."""
         return applies_to(x, self.f)
 
-    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the rates after each step."""
-        (alpha_s, alpha_r), (I, r) = self.alphas(), state.chunk(2, -1)  # noqa: E741
-        return aru_recurrence(x, self.U, self.W, self.b, alpha_s, alpha_r, I, r, self.f)[1]
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return U, W, b and both leak rates, one a unit."""
+        return self.U, self.W, self.b, self.alpha_s.expand_as(self.b), self.alpha_r.expand_as(self.b)
 
-    def alphas(self) -> tuple[Tensor, Tensor]:
-        """Return both leak rates, one a unit, (hidden,)."""
-        return self.alpha_s.expand_as(self.b), self.alpha_r.expand_as(self.b)
+    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to the states after each step."""
+        I, r = state.chunk(2, -1)  # noqa: E741
+        return torch.cat(aru_recurrence(x, *self.weights(), I, r, f=self.f), -1)
+
+    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to V r + c after each step."""
+        I, r = state.chunk(2, -1)  # noqa: E741
+        return aru_network(x, *self.weights(), I, r, V, c, f=self.f)
 
 
 class ARUStack(nn.Module):
@@ -341,8 +362,8 @@ class ARUStack(nn.Module):
         upper = self.upper(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
         return torch.cat([lower[0], upper[0], lower[1], upper[1]], -1)
 
-    def output(self, state: Tensor) -> Tensor:
-        """Return the rates of a state, the lower layer's first."""
+    def activity(self, state: Tensor) -> Tensor:
+        """Return the rates of states (..., 2 units), the lower layer's first."""
         return state.chunk(2, -1)[1]
 
     def initial_state(self, x: Tensor) -> Tensor:
@@ -354,44 +375,60 @@ class ARUStack(nn.Module):
         """True where `sequence` can take the place of a loop."""
         return self.lower.applies_to(x)
 
-    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the rates after each step.
-
-        The stack is one layer whose weights are blocks.
-        """
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return U, W, b and both leak rates of the one layer that the stack is, its weights made of blocks."""
         m = self.sizes[1]
-        U, feedback = self.lower.U.split([self.lower.U.shape[1] - m, m], 1)
-        W = torch.cat([torch.cat([self.lower.W, feedback], 1), torch.cat([self.upper.U, self.upper.W], 1)])
-        b = torch.cat([self.lower.b, self.upper.b])
-        alpha_s, alpha_r = map(torch.cat, zip(self.lower.alphas(), self.upper.alphas(), strict=True))
+        lower, upper = self.lower.weights(), self.upper.weights()
+        U, feedback = lower[0].split([lower[0].shape[1] - m, m], 1)
+        W = torch.cat([torch.cat([lower[1], feedback], 1), torch.cat([upper[0], upper[1]], 1)])
+        b, alpha_s, alpha_r = (torch.cat(both) for both in zip(lower[2:], upper[2:], strict=True))
+        return F.pad(U, (0, 0, 0, m)), W, b, alpha_s, alpha_r
+
+    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to the states after each step."""
         I, r = state.chunk(2, -1)  # noqa: E741
-        return aru_recurrence(x, F.pad(U, (0, 0, 0, m)), W, b, alpha_s, alpha_r, I, r, self.lower.f)[1]
+        return torch.cat(aru_recurrence(x, *self.weights(), I, r, f=self.lower.f), -1)
+
+    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
+        """Map x (time, batch, input) and the state before the first step to V r + c after each step."""
+        I, r = state.chunk(2, -1)  # noqa: E741
+        return aru_network(x, *self.weights(), I, r, V, c, f=self.lower.f)
 
 
-def unroll(cell: Cell, x: Tensor, state: Tensor | None = None) -> Tensor:
+def unroll(
+    cell: Cell, x: Tensor, state: Tensor | None = None, *, read_out: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Step a cell through a sequence.
 
     Args:
         cell: a module with ``forward(x, state) -> state`` and ``initial_state(x)``.
         x: (time, batch, input).
         state: (batch, state) before the first step; the cell's own if not given.
+        read_out: V (features, hidden) and c (features,), to read the activity of the units out: what the cell's
+            ``activity`` makes of a state, or the state itself where it has none.
 
     Returns:
-        What the cell shows after each step, (time, batch, hidden): its ``output(state)``, or the state where it has
-        none.
+        The states after each step, (time, batch, state), or with a read-out ``V a + c`` of each activity ``a``,
+        (time, batch, features).
 
     Raises:
         ValueError: ``x`` has not three dimensions, or no time step.
     """
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
-    shown = []
     with parametrize.cached():  # a dial is turned once a sequence, not once a step
         if state is None:
             state = cell.initial_state(x[0])
         if isinstance(cell, HasSequence) and cell.applies_to(x):
-            return cell.sequence(x, state)
-        for x_t in x.unbind(0):  # x[t] would cost O(time^2) in the backward pass
-            state = cell(x_t, state)
-            shown.append(cell.output(state) if isinstance(cell, HasOutput) else state)
-    return torch.stack(shown)
+            if read_out is not None and isinstance(cell, HasOutputs):
+                return cell.outputs(x, state, *read_out)
+            states = cell.sequence(x, state)
+        else:
+            steps = []
+            for x_t in x.unbind(0):  # x[t] would cost O(time^2) in the backward pass
+                state = cell(x_t, state)
+                steps.append(state)
+            states = torch.stack(steps)
+    if read_out is None:
+        return states
+    return F.linear(cell.activity(states) if isinstance(cell, HasActivity) else states, *read_out)

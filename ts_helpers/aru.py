@@ -1,0 +1,190 @@
+"""The networks of Quax et al. (2020), their training against a teacher, and measures of what came out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ts_helpers.cells import ARUCell, ARUStack, unroll
+from ts_helpers.datasets.teachers import smoothed_noise
+from ts_helpers.ensembles import History, train
+from ts_helpers.timescales import Direct, raw_name
+
+LR, BATCH = 1e-3, 20  # of Adam, "Simulations"; the size of a minibatch is open there
+ALPHAS = tuple(raw_name(f"cell.{name}") for name in ("alpha_s", "alpha_r"))
+Activation = Callable[[Tensor], Tensor]
+
+
+class GRU(nn.Module):
+    """torch's own `GRUCell`, with a learned initial state.
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
+        super().__init__()
+        self.gru = nn.GRUCell(input_size, hidden_size)
+        with torch.no_grad():
+            for p in self.gru.parameters():
+                p.uniform_(-(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
+        self.start = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, hidden) to the next h."""
+        return self.gru(x, h)
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the learned state (batch, hidden) for an input x (batch, input)."""
+        return self.start.expand(len(x), -1)
+
+
+class Network(nn.Module):
+    r"""A cell, or two stacked, with a linear read-out of the first units.
+
+    .. math:: y_t = V r_t + c
+
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1.
+
+    Args:
+        cell: what is unrolled.
+        units: of the cell.
+        read: how many of them are read, the first ones; None for all.
+        features: of the output.
+        scale: of the weights.
+        generator: draws V and c, uniform within ``scale / sqrt(read + 1)`` of 0.
+    """
+
+    def __init__(
+        self,
+        cell: ARUCell | ARUStack | GRU,
+        units: int,
+        features: int,
+        *,
+        read: int | None = None,
+        scale: float = 1.0,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        self.cell, self.unread = cell, units - (read or units)
+        width = scale / ((read or units) + 1) ** 0.5
+        self.V = nn.Parameter((2 * torch.rand(features, read or units, generator=generator) - 1) * width)
+        self.c = nn.Parameter((2 * torch.rand(features, generator=generator) - 1) * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (time, batch, input) to y (time, batch, features)."""
+        return unroll(self.cell, x, read_out=(nn.functional.pad(self.V, (0, self.unread)), self.c))
+
+
+def generator_of(*seed: int) -> torch.Generator:
+    """Return a generator for a path of seeds, independent of those of other paths."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+def network(
+    alpha_s: float | Tensor,
+    alpha_r: float | Tensor,
+    *,
+    features: tuple[int, int] = (2, 2),
+    units: int = 10,
+    f: Activation = torch.sigmoid,
+    scale: float = 1.0,
+    seed: Sequence[int],
+) -> Network:
+    """Return a network of adaptive recurrent units; its weights depend on the seed alone.
+
+    Args:
+        alpha_s, alpha_r: to start from, numbers or one a unit.
+        features: of input and output.
+        units: hidden ones.
+        f: activation function.
+        scale: of the weights.
+        seed: path of seeds.
+    """
+    generator = generator_of(*seed)
+    cell = ARUCell(features[0], units, alpha_s, alpha_r, Direct(), f=f, scale=scale, generator=generator)
+    return Network(cell, units, features[1], scale=scale, generator=generator)
+
+
+def teacher_data(
+    teacher: Network, *, features: int = 2, n_train: int = 400, n_valid: int = 100, seed: Sequence[int]
+) -> list[Tensor]:
+    """Return inputs and what a teacher makes of them: x and y to train on, x and y held out.
+
+    Source: "Simulations": 500 sequences of 20 steps, 400 for training, 100 for validation.
+
+    Returns:
+        Four tensors (20, sequences, features).
+    """
+    x = smoothed_noise(20, n_train + n_valid, features, generator=generator_of(*seed))
+    with torch.no_grad():
+        y = teacher(x)
+    return [x[:, :n_train], y[:, :n_train], x[:, n_train:], y[:, n_train:]]
+
+
+def loss(net: Network, x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean squared error of the outputs."""
+    return (net(x) - y).square().mean()
+
+
+def alphas(net: Network, x: Tensor, y: Tensor) -> Tensor:
+    """Return alpha_s and alpha_r, (2, ...)."""
+    cell: Any = net.cell
+    return torch.stack([cell.alpha_s, cell.alpha_r])
+
+
+def fit(
+    networks: Sequence[Network],
+    data: Sequence[Tensor],
+    learn: Sequence[bool] | bool,
+    *,
+    epochs: int,
+    order: int,
+    every: int,
+    loss: Callable[..., Tensor] = loss,
+    watch: Mapping[str, Callable[..., Tensor]] | None = None,
+    checkpoint: Path | None = None,
+    name: str,
+) -> History:
+    """Train networks, with learned alphas or fixed ones side by side, and watch them on held-out data.
+
+    Args:
+        networks: of one architecture.
+        data: x and y to train on, x and y held out, each (networks, time, sequences, features).
+        learn: whether a network learns its alphas; for networks that have none, False.
+        epochs, order, every, checkpoint, name: see `train`.
+        loss: what is trained; it is watched as ``loss``.
+        watch: further measures.
+    """
+    learned = [float(each) for each in ([learn] * len(networks) if isinstance(learn, bool) else learn)]
+    adaptive = any("alpha" in key for key, _ in networks[0].named_parameters())
+    return train(
+        networks,
+        loss,
+        data[:2],
+        epochs=epochs,
+        batch=BATCH,
+        order=order,
+        lr=LR,
+        factors={"*alpha*": learned} if adaptive else None,
+        watch={"loss": loss, **(watch or {})},
+        watch_on=data[2:],
+        every=every,
+        checkpoint=checkpoint,
+        name=name,
+    )
+
+
+def for_each(data: Sequence[Tensor], n: int) -> list[Tensor]:
+    """Give n networks the same data, without copying them."""
+    return [tensor.expand(n, *tensor.shape) for tensor in data]
+
+
+def grid(n: int) -> np.ndarray:
+    """Return n leak rates from 0.001 to 1.3; of 14 all but the first are multiples of 0.1, and 1 is among them."""
+    return np.array([0.001, *np.round(np.linspace(1.3 / (n - 1), 1.3, n - 1), 6)])
