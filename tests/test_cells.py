@@ -320,3 +320,34 @@ def test_mtrnn_weights_repeat_with_their_seed_and_stay_within_their_bound():
 def test_mtrnn_refuses_what_it_cannot_use(change, message):
     with pytest.raises(ValueError, match=message):
         mtrnn_of(**change)
+
+
+# Read-outs
+
+
+@ORDERS
+@pytest.mark.parametrize("kind", ["leaky", "layers"])
+def test_read_out_equals_a_linear_map_of_the_activity(kind, update):
+    cell = cell_of() if kind == "leaky" else mtrnn_of((2, 1), update=update)
+    generator = torch.Generator().manual_seed(3)
+    x, u, V, c = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((6, 4, 2), (4, 3), (5, 3), (5,))
+    )
+    expected = torch.stack([torch.tanh(h) @ V.T + c for h in stepped(cell, x, u)])
+    assert expected.shape == (6, 4, 5)
+    made = [(y, torch.autograd.grad(y.square().sum(), [x, u, V, c, *cell.parameters()]))
+            for y in (unroll(cell, x, u, read_out=(V, c)), expected)]  # fmt: skip
+    torch.testing.assert_close(*made, rtol=1e-10, atol=1e-12)
+
+
+def test_read_out_of_a_cell_without_activity_reads_its_state():
+    class Adder:
+        def __call__(self, x, state):
+            return state + x
+
+        def initial_state(self, x):
+            return torch.zeros_like(x)
+
+    x, V, c = torch.ones(3, 2, 4), torch.full((1, 4), 0.5), torch.ones(1)
+    assert unroll(Adder(), x, read_out=(V, c))[:, 0, 0].tolist() == [3, 5, 7]

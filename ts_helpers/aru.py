@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 from ts_helpers.cells import ARUCell, ARUStack, unroll
@@ -19,7 +20,13 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class GRU(nn.Module):
-    """torch's own `GRUCell`, with a learned initial state.
+    r"""A gated recurrent unit with the parameters of torch's own `GRUCell`, and a learned initial state.
+
+    .. math::
+        g &= \sigma(U_g x_t + W_g h_{t-1} + b_g), \quad z = \sigma(U_z x_t + W_z h_{t-1} + b_z) \\
+        n &= \tanh\big(U_n x_t + b_n + g \odot (W_n h_{t-1} + c_n)\big), \quad h_t = (1 - z) \odot n + z \odot h_{t-1}
+
+    Written out, because `torch.func.vmap` cannot go into torch's.
 
     Args:
         input_size: features of ``x_t``.
@@ -37,7 +44,11 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
-        return self.gru(x, h)
+        from_x = nn.functional.linear(x, self.gru.weight_ih, self.gru.bias_ih).chunk(3, -1)
+        from_h = nn.functional.linear(h, self.gru.weight_hh, self.gru.bias_hh).chunk(3, -1)
+        g, z = torch.sigmoid(from_x[0] + from_h[0]), torch.sigmoid(from_x[1] + from_h[1])
+        n = torch.tanh(from_x[2] + g * from_h[2])
+        return n + z * (h - n)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the learned state (batch, hidden) for an input x (batch, input)."""
@@ -185,6 +196,61 @@ def for_each(data: Sequence[Tensor], n: int) -> list[Tensor]:
     return [tensor.expand(n, *tensor.shape) for tensor in data]
 
 
-def grid(n: int) -> np.ndarray:
-    """Return n leak rates from 0.001 to 1.3; of 14 all but the first are multiples of 0.1, and 1 is among them."""
-    return np.array([0.001, *np.round(np.linspace(1.3 / (n - 1), 1.3, n - 1), 6)])
+def grid(step: float) -> np.ndarray:
+    """Return leak rates 0.001, step, 2 step, ... up to 1.3; 1 is among them.
+
+    Source: "Influence of time constants": 0.001 to 1.3.
+
+    Raises:
+        ValueError: 1 is not a multiple of the step.
+    """
+    if not 0 < step <= 1 or abs(1 / step - round(1 / step)) > 1e-9:
+        raise ValueError(f"step must be 1 over a whole number, for 1 to be on the grid, got {step}")
+    return np.array([0.001, *(round(k * step, 9) for k in range(1, int(1.3 / step + 1e-9) + 1))])
+
+
+def minimum(landscape: xr.DataArray) -> tuple[float, float]:
+    """Return alpha_s and alpha_r of the lowest point of a landscape (alpha_s, alpha_r)."""
+    at = landscape.argmin(("alpha_s", "alpha_r"))
+    return float(landscape.alpha_s[at["alpha_s"]]), float(landscape.alpha_r[at["alpha_r"]])
+
+
+def area(landscape: xr.DataArray) -> float:
+    """Return the share of a landscape within a factor of 2 of its lowest point."""
+    return float((landscape <= 2 * landscape.min()).mean())
+
+
+def depth(landscape: xr.DataArray) -> float:
+    """Return log10 of a landscape's median over its lowest point."""
+    return float(np.log10(landscape.median() / landscape.min()))
+
+
+def asymmetry(landscape: xr.DataArray) -> float:
+    """Return the root mean square of the log loss's antisymmetric part, over that of its deviation from the mean."""
+    log = np.log(landscape.transpose("alpha_s", "alpha_r").values)
+    return float(np.sqrt(np.mean(((log - log.T) / 2) ** 2)) / np.std(log))
+
+
+def landscape_quantities(landscapes: xr.DataArray, teachers: Sequence[tuple[float, float]]) -> dict[str, dict]:
+    """Return the quantities of claims B2a to B2c, one value a landscape.
+
+    Args:
+        landscapes: validation loss (repetition, teacher, alpha_s, alpha_r).
+        teachers: their alphas.
+    """
+    near, elman, line, swap = [], [], [], []
+    for repetition in landscapes:
+        for (s, r), here in zip(teachers, repetition, strict=True):
+            low = float(here.min())
+            near.append(np.hypot(*np.subtract(minimum(here), (s, r))) <= 0.2)
+            elman.append(low / float(here.sel(alpha_s=1, alpha_r=1)))
+            if s != 1 and r != 1:
+                line.append(low / min(float(here.sel(alpha_s=1).min()), float(here.sel(alpha_r=1).min())))
+            if s != r:
+                own, other = (here.sel(alpha_s=a, alpha_r=b, method="nearest") for a, b in ((s, r), (r, s)))
+                swap.append(float(other / own))
+    return {
+        "B2a": {"minimum_near": np.array(near, float)},
+        "B2b": {"elman_ratio": np.array(elman), "line_ratio": np.array(line)},
+        "B2c": {"swap_ratio": np.array(swap)},
+    }

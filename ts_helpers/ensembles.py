@@ -41,7 +41,7 @@ class History:
     seconds: float
 
 
-AT_ONCE, NUMBERS = 20, 50_000  # networks in one stack, or as many more as have so many parameters together: beyond
+AT_ONCE, NUMBERS = 20, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
 # that, more bring no speed on a CPU, and fall out of its cache
 
 

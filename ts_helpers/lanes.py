@@ -141,7 +141,8 @@ def _sum_batch(vectors, batch, array, n):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILE)
-def _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, kept):  # type: ignore[no-untyped-def]
+def _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat):  # type: ignore[no-untyped-def]
+    """Set y of eight networks, unless it has no steps, and flat: pull, f(I) and rates of each step."""
     time, batch, features = x.shape[1:]
     units, outputs = W.shape[1], V.shape[1]
     size = units * batch * LANES
@@ -153,7 +154,6 @@ def _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, kept):  
     z, room = np.empty(size, x.dtype), np.empty(size, x.dtype)
     _gather_step(I0, n, current)
     _gather_step(r0, n, rates)
-    flat = kept[n : n + LANES].ravel()
     for t in range(time):
         _gather_step(x[:, t], n, xs)
         z[:] = bias
@@ -170,15 +170,16 @@ def _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, kept):  
         for j in range(size):
             after[j] = rates[j] + a_r[j] * (active[j] - rates[j])
         rates[:] = after[:size]
-        ys[:] = offset
-        for o in range(outputs):
-            _add_sums(ys, o * batch, 1, Vs, o * units, 1, rates, 0, batch, 1, units, batch)
-        _scatter_step(ys, y[:, t], n)
+        if y.shape[1]:
+            ys[:] = offset
+            for o in range(outputs):
+                _add_sums(ys, o * batch, 1, Vs, o * units, 1, rates, 0, batch, 1, units, batch)
+            _scatter_step(ys, y[:, t], n)
 
 
 @numba.njit(**COMPILE)
 def _backward_eight(  # type: ignore[no-untyped-def]
-    f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, kept, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
+    f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, flat, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
 ):
     time, batch, features = x.shape[1:]
     units, outputs = W.shape[1], V.shape[1]
@@ -192,7 +193,6 @@ def _backward_eight(  # type: ignore[no-untyped-def]
     p, slope, first = np.empty(size, x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
     offset = np.zeros_like(ys)
     _gather_step(r0, n, first)
-    flat = kept[n : n + LANES].ravel()
     for t in range(time - 1, -1, -1):
         start = 3 * t * size
         pull, active, after = (
@@ -245,51 +245,60 @@ def _backward_eight(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILE, cache=True)
-def forward(f, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, kept):  # type: ignore[no-untyped-def]
-    """Set y (networks, time, batch, outputs), and kept (networks, 3 time batch units), what `backward` needs."""
+def forward(f, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y):  # type: ignore[no-untyped-def]
+    """Set y (networks, time, batch, outputs)."""
     networks, time, batch, _ = x.shape
     units, outputs = W.shape[1], V.shape[1]
     eights = networks // LANES * LANES if units <= LARGEST else 0
+    flat = np.empty(3 * time * units * batch * LANES if eights else 0, x.dtype)
     for n in range(0, eights, LANES):
-        _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, kept)
-    half, rows = time * batch * units, max(1, ALONE // (units * outputs))
+        _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat)
+    states, rows = np.empty((2, 1, time, batch, units), x.dtype), max(1, ALONE // (units * outputs))
+    rates = states[1].reshape(time * batch, units)
     for n in range(eights, networks):
-        m = n + 1
-        currents, rates = kept[n, :half].reshape(1, time, batch, units), kept[n, half : 2 * half]
-        steps = alpha_s[n:m].reshape(1, 1, units)
-        each = rates.reshape(1, time, batch, units)
-        kernels.forward(f, x[n:m], U[n:m], W[n:m], b[n:m], steps, alpha_r[n:m], I0[n:m], r0[n:m], currents, each)
-        flat, out = rates.reshape(time * batch, units), y[n].reshape(time * batch, outputs)
+        one, steps = slice(n, n + 1), alpha_s[n : n + 1].reshape(1, 1, units)
+        kernels.forward(
+            f, x[one], U[one], W[one], b[one], steps, alpha_r[one], I0[one], r0[one], states[0], states[1]
+        )  # fmt: skip
+        out = y[n].reshape(time * batch, outputs)
         for i in range(0, time * batch, rows):
-            np.dot(flat[i : i + rows], V[n].T, out[i : i + rows])
+            np.dot(rates[i : i + rows], V[n].T, out[i : i + rows])
         out += c[n]
 
 
 @numba.njit(**COMPILE, cache=True)
 def backward(  # type: ignore[no-untyped-def]
-    f, grad, x, U, W, alpha_s, alpha_r, I0, r0, V, kept, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
+    f, grad, x, U, W, b, alpha_s, alpha_r, I0, r0, V, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
 ):
-    """Set the gradients, all 0 before, given that of y."""
+    """Set the gradients, all 0 before, given that of y.
+
+    The steps are made once more: that costs less than to write them to memory and to read them again.
+    """
     networks, time, batch, _ = x.shape
     units, outputs = W.shape[1], V.shape[1]
     eights = networks // LANES * LANES if units <= LARGEST else 0
+    flat = np.empty(3 * time * units * batch * LANES if eights else 0, x.dtype)
+    none = np.empty((0, 0, 0, 0), x.dtype)
     for n in range(0, eights, LANES):
+        _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, dc, none, flat)
         _backward_eight(
-            f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, kept, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
+            f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, flat, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
         )
-    half, rows = time * batch * units, max(1, ALONE // (units * outputs))
+    states, rows = np.empty((2, 1, time, batch, units), x.dtype), max(1, ALONE // (units * outputs))
+    rates, through = states[1].reshape(time * batch, units), np.empty((1, time, batch, units), x.dtype)
+    into, nothing = through.reshape(time * batch, units), np.empty((1, 0, batch, units), x.dtype)
     for n in range(eights, networks):
-        m = n + 1
-        currents, rates = kept[n, :half].reshape(1, time, batch, units), kept[n, half : 2 * half]
-        each, flat = rates.reshape(1, time, batch, units), rates.reshape(time * batch, units)
-        given, through = grad[n].reshape(time * batch, outputs), np.empty((time * batch, units), x.dtype)
+        one = slice(n, n + 1)
+        steps, dsteps = alpha_s[one].reshape(1, 1, units), dalpha_s[one].reshape(1, 1, units)
+        kernels.forward(
+            f, x[one], U[one], W[one], b[one], steps, alpha_r[one], I0[one], r0[one], states[0], states[1]
+        )  # fmt: skip
+        given = grad[n].reshape(time * batch, outputs)
         for i in range(0, time * batch, rows):
-            np.dot(given[i : i + rows], V[n], through[i : i + rows])
-        add_product(given, flat, dV[n])
+            np.dot(given[i : i + rows], V[n], into[i : i + rows])
+        add_product(given, rates, dV[n])
         dc[n] = given.sum(0)
-        steps, dsteps = alpha_s[n:m].reshape(1, 1, units), dalpha_s[n:m].reshape(1, 1, units)
         kernels.backward(
-            f, np.empty((1, 0, batch, units), x.dtype), through.reshape(1, time, batch, units), x[n:m], U[n:m], W[n:m],
-            steps, alpha_r[n:m], I0[n:m], r0[n:m], currents, each,
-            dx[n:m], dU[n:m], dW[n:m], db[n:m], dsteps, dalpha_r[n:m], dI[n:m], dr[n:m],
+            f, nothing, through, x[one], U[one], W[one], steps, alpha_r[one], I0[one], r0[one], states[0], states[1],
+            dx[one], dU[one], dW[one], db[one], dsteps, dalpha_r[one], dI[one], dr[one],
         )  # fmt: skip

@@ -143,7 +143,7 @@ def aru_network(
             f"V and c must be (features, {len(W)}) and (features,), got {tuple(V.shape)}, {tuple(c.shape)}"
         )
     tensors = (x, U, W, b, alpha_s, alpha_r, I, r, V, c)
-    y, _ = _Network.apply(_COMPILED[f], *(tensor[None] for tensor in tensors))
+    (y,) = _Network.apply(_COMPILED[f], *(tensor[None] for tensor in tensors))
     return y[0]
 
 
@@ -264,20 +264,18 @@ class _Network(torch.autograd.Function):
     """`aru_network` of a stack of networks, which come first in every tensor."""
 
     @staticmethod
-    def forward(f: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs, and what the backward pass needs."""
-        x, *_, V, _ = tensors
+    def forward(f: int, *tensors: Tensor) -> tuple[Tensor]:
+        """Return the outputs."""
+        x, V = tensors[0], tensors[-2]
         y = x.new_empty(*x.shape[:3], V.shape[1])
-        kept = x.new_empty(len(x), 3 * V.shape[2] * x.shape[1] * x.shape[2])
-        _share_out(lanes.forward, f, *tensors, y, kept)
-        return y, kept
+        _share_out(lanes.forward, f, *tensors, y)
+        return (y,)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the backward pass needs."""
-        ctx.f, x, U, W, _, alpha_s, alpha_r, h, r, V, _ = inputs
-        ctx.save_for_backward(x, U, W, alpha_s, alpha_r, h, r, V, output[1])
-        ctx.mark_non_differentiable(output[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
+        """Keep what the backward pass needs: the inputs alone, for it makes the steps once more."""
+        ctx.f, *tensors, _ = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -298,9 +296,11 @@ class _NetworkBackward(torch.autograd.Function):
     @staticmethod
     def forward(f: int, for_x: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x (empty unless asked for), U, W, b, both alphas, h, r, V and c."""
-        _, x, U, W, alpha_s, alpha_r, h, r, V, _ = tensors
-        likes = (x if for_x else x[..., :0], U, W, W[:, 0], alpha_s, alpha_r, h, r, V, V[:, :, 0])
-        made = [torch.zeros_like(like, memory_format=torch.contiguous_format) for like in likes]
+        x, *rest, V = tensors[1:]
+        made = [
+            torch.zeros_like(like, memory_format=torch.contiguous_format)
+            for like in (x if for_x else x[..., :0], *rest, V, V[:, :, 0])
+        ]
         _share_out(lanes.backward, f, *tensors, *made)
         return tuple(made)
 
