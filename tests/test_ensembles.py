@@ -247,6 +247,128 @@ def test_each_network_keeps_its_own_floor_in_its_dial():
     np.testing.assert_allclose(history.watched["tau"][:, 0], [[2, 6], [3, 6]], rtol=1e-6)
 
 
+# Minibatches and held-out data
+
+
+def sequences_of(n, sequences=5, seed=0):
+    """Data of which every sequence is another, (networks, time, sequences, ...)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, sequences, 1, generator=generator, dtype=torch.float64)
+    return [x, torch.randn(n, 6, sequences, generator=generator, dtype=torch.float64)]
+
+
+@pytest.fixture
+def minibatches(monkeypatch):
+    """What every step of Adam was taken on, in a list."""
+    seen, step = [], ensembles._Run.step
+
+    def spy(run, epoch, number, data):
+        seen.append(list(data))
+        return step(run, epoch, number, data)
+
+    monkeypatch.setattr(ensembles._Run, "step", spy)
+    return seen
+
+
+def order_of(minibatches, data):
+    """Which sequences each minibatch held, found in the input and in the target of every network."""
+    orders = []
+    for some in minibatches:
+        whole = [[list(t[i].unbind(1)) for i in range(len(t))] for t in data]
+        places = {
+            tuple(next(k for k, full in enumerate(fulls) if torch.equal(full, part)) for part in t[i].unbind(1))
+            for t, each in zip(some, whole, strict=True)
+            for i, fulls in enumerate(each)
+        }
+        (order,) = places  # the same in all of them
+        orders.append(order)
+    return orders
+
+
+def test_every_epoch_takes_each_sequence_once_in_an_order_of_its_own(minibatches):
+    data = sequences_of(3)
+    orders = {}
+    for order in (0, 1, 0):
+        minibatches.clear()
+        train(networks_of(3), loss, data, epochs=4, batch=2, order=order)
+        found = order_of(minibatches, data)
+        assert [len(some) for some in found] == [2, 2, 1] * 4  # the last holds what is left
+        epochs = [sum(found[3 * k : 3 * k + 3], ()) for k in range(4)]
+        assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+        assert len(set(epochs)) == 4
+        assert orders.setdefault(order, epochs) == epochs
+    assert not set(orders[0]) & set(orders[1])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_minibatches_learn_as_in_a_plain_loop_with_torchs_adam(batch, minibatches):
+    networks, plain, data = networks_of(3), networks_of(3), sequences_of(3)
+    train(networks, loss, data, epochs=6, batch=batch, lr=0.02)
+    assert len(minibatches) == 6 * math.ceil(5 / batch)
+    for i, network in enumerate(plain):
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for some in minibatches:
+            optimizer.zero_grad()
+            loss(network, *(t[i] for t in some)).backward()
+            optimizer.step()
+    torch.testing.assert_close(values(networks), values(plain), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("at_once", [20, 2])
+def test_minibatches_are_those_of_each_network_trained_alone(at_once, monkeypatch):
+    monkeypatch.setattr(ensembles, "AT_ONCE", at_once)
+    monkeypatch.setattr(ensembles, "NUMBERS", 0)
+    together, alone, data = networks_of(4), networks_of(4), sequences_of(4)
+    before, factors = values(together), [0, 1, 0, 1]  # fixed and learned time constants, side by side
+    how = dict(epochs=6, batch=2, order=3, lr=0.02, watch=MEASURES, watch_on=sequences_of(4, 3, seed=1), every=2)
+    history = train(together, loss, data, factors={TAU: factors}, **how)
+    for i, factor in enumerate(factors):
+        own = how | dict(watch_on=[t[i : i + 1] for t in how["watch_on"]])
+        one = train([alone[i]], loss, [t[i : i + 1] for t in data], factors={TAU: factor}, **own)
+        for key in MEASURES:
+            np.testing.assert_allclose(history.watched[key][i], one.watched[key][0], rtol=1e-10)
+        kept = torch.equal(together[i].cell.alpha, networks_of(4)[i].cell.alpha)
+        assert kept == (factor == 0)
+    torch.testing.assert_close(values(together), values(alone), rtol=1e-10, atol=1e-12)
+    assert bool((values(together) != before).any(1).all())
+
+
+def test_minibatch_of_all_sequences_is_the_whole():
+    made = []
+    for batch in (None, 5):
+        networks = networks_of(2)
+        train(networks, loss, sequences_of(2), epochs=6, batch=batch, lr=0.02)
+        made.append(values(networks))
+    torch.testing.assert_close(*made, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_networks_are_watched_on_held_out_data(batch):
+    networks, unwatched, held = networks_of(2), networks_of(2), sequences_of(2, 3, seed=1)
+    start = [loss(net, *(t[i] for t in held)).item() for i, net in enumerate(networks)]
+    history = train(
+        networks, loss, sequences_of(2), epochs=4, batch=batch, lr=0.02, every=1, watch={"loss": loss}, watch_on=held
+    )
+    end = [loss(net, *(t[i] for t in held)).item() for i, net in enumerate(networks)]
+    np.testing.assert_allclose(history.watched["loss"][:, 0], start)
+    np.testing.assert_allclose(history.watched["loss"][:, -1], end)
+    train(unwatched, loss, sequences_of(2), epochs=4, batch=batch, lr=0.02)
+    assert torch.equal(values(networks), values(unwatched))
+
+
+def test_network_that_diverges_on_a_minibatch_is_noted_and_leaves_the_others_alone():
+    made, data = [], sequences_of(3)
+    for wrong in (0.0, torch.nan):
+        data[1][1, 0, 2] = wrong  # one of five sequences
+        networks = networks_of(3)
+        history = train(networks, loss, data, epochs=3, batch=2, lr=0.02)
+        made.append((history.diverged.tolist(), values(networks)))
+    assert made[0][0] == [-1, -1, -1]
+    assert made[1][0] == [-1, 0, -1]
+    assert torch.equal(made[0][1][[0, 2]], made[1][1][[0, 2]])
+    assert bool(torch.isfinite(made[1][1]).all())
+
+
 # Checkpoints
 
 
@@ -337,6 +459,35 @@ def test_finished_training_is_not_done_again(tmp_path):
     assert torch.equal(weights, again)
     assert second.seconds == first.seconds
     assert np.array_equal(first.watched["tau"], second.watched["tau"])
+
+
+@pytest.mark.parametrize(("stop", "done"), [(4, 1), (5, 1), (12, 3), (36, 11)])
+def test_interrupted_minibatches_go_on_to_the_same_bits(tmp_path, minutes, stop, done):
+    how = dict(batch=2, order=7, watch_on=sequences_of(3, 4, seed=1))
+    whole, weights, calls = trained(None, data=sequences_of(3), **how)
+    assert calls == 12 * 3
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, data=sequences_of(3), stop=stop, **how)
+    resumed, again, calls = trained(tmp_path, data=sequences_of(3), **how)
+    assert calls == (12 - done) * 3  # an epoch that was broken off is done again
+    assert torch.equal(weights, again)
+    for key in MEASURES:
+        assert np.array_equal(resumed.watched[key], whole.watched[key])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(batch=3), dict(batch=None), dict(order=8), dict(watch_on=None), dict(watch_on=sequences_of(3, seed=2))],
+    ids=["other size", "all at once", "other order", "nothing held out", "other held out"],
+)
+def test_checkpoint_of_other_minibatches_or_held_out_data_is_not_taken(tmp_path, change):
+    how = dict(data=sequences_of(3), batch=2, order=7, watch_on=sequences_of(3, seed=1))
+    trained(tmp_path, **how)
+    expected, weights, calls = trained(None, **how | change)
+    found, again, as_many = trained(tmp_path, **how | change)
+    assert as_many == calls
+    assert torch.equal(again, weights)
+    assert np.array_equal(found.watched["loss"], expected.watched["loss"])
 
 
 def other_tau(network, x, y):
@@ -434,6 +585,12 @@ class Other(Reader):
         (dict(clip=1.0, clip_norm=3), "clip_norm must be 2 or infinity, got 3"),
         (dict(epochs=0), "epochs and every must be 1 or more, got epochs=0, every=100"),
         (dict(every=0), "epochs and every must be 1 or more, got epochs=3, every=0"),
+        (dict(batch=0), "batch must be 1 or more and at most the sequences of the data, got batch=0, sizes=.2."),
+        (dict(batch=3), "batch must be 1 or more and at most the sequences of the data, got batch=3, sizes=.2."),
+        (dict(batch=1, data=()), r"batch must be 1 or more .*, got batch=1, sizes=set\(\)"),
+        (dict(batch=1, data=[torch.zeros(2, 6)]), "batch must be 1 or more .*, got batch=1, sizes=.0."),
+        (dict(batch=1, data=[data_of(2)[0], sequences_of(2)[1]]), "batch must be .*, got batch=1, sizes=.2, 5."),
+        (dict(watch_on=data_of(3)), "data must have 2 networks in its first dimension, got 3"),
     ],
     ids=str,
 )
