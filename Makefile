@@ -72,6 +72,7 @@ lab: .venv/.lab
 bench: .venv/.book
 	@$(BIN)/python benchmarks/oscillator.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ensembles.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/landscapes.py
 
 clean:
 	@rm -rf _build book/static/vendor

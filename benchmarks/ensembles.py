@@ -25,7 +25,7 @@ REPETITIONS, EPOCHS = (
 def stepping() -> Iterator[None]:
     """Let `unroll` step every cell in a loop."""
     applies = cells.applies_to
-    cells.applies_to = lambda x: False
+    cells.applies_to = lambda *words: False
     try:
         yield
     finally:
