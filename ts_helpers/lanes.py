@@ -1,247 +1,126 @@
 """Compiled kernels: small networks of adaptive recurrent units with their read-out, eight at a time.
 
-A product of a 10 x 10 with a 10 x 20 matrix is too small for any library to be fast at it. Eight of them, from eight
-networks, fill the registers: every number below is a vector of eight, one of each network, and an array is a list of
-such vectors. What is left over, and networks too large to gain by it, go one by one.
+What is said of vectors and of products with them is in `vectors`. Networks too large or too few to gain by it go one by
+one, as in `kernels`.
 """
-
-from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from ts_helpers import kernels
 from ts_helpers.kernels import ALONE, COMPILE, activate, add_product, slope_of
+from ts_helpers.vectors import FAST, LANES, each, gathered, product, scatter, turned
 
-LANES = 8  # networks at a time
-LARGEST = 40  # units of a network; beyond, BLAS is faster
-
-
-def _sums(width: int) -> Any:
-    """Return an instruction that adds ``width`` sums of products of vectors to an array, holding them in registers."""
-
-    @intrinsic
-    def add(context, out, o, so, a, i, si, b, j, sj, sb, n):  # type: ignore[no-untyped-def]
-        signature = types.void(out, o, so, a, i, si, b, j, sj, sb, n)
-
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            out, o, so, a, i, si, b, j, sj, sb, n = arguments
-            align = context.get_abi_sizeof(context.get_value_type(signature.args[0].dtype))
-
-            def vectors(which, array):  # type: ignore[no-untyped-def]
-                data = context.make_array(signature.args[which])(context, builder, array).data
-                return builder.bitcast(data, ir.VectorType(data.type.pointee, LANES).as_pointer())
-
-            out, a, b = vectors(0, out), vectors(3, a), vectors(6, b)
-
-            def at(start, stride, k):  # type: ignore[no-untyped-def]
-                return builder.add(start, builder.mul(stride, ir.Constant(stride.type, k)))
-
-            def load(array, k):  # type: ignore[no-untyped-def]
-                return builder.load(builder.gep(array, [k]), align=align)
-
-            sums = [cgutils.alloca_once_value(builder, load(out, at(o, so, c))) for c in range(width)]
-            with cgutils.for_range(builder, n) as loop:
-                left = load(a, builder.add(i, builder.mul(si, loop.index)))
-                first = builder.add(j, builder.mul(sj, loop.index))
-                for c, total in enumerate(sums):
-                    product = builder.fmul(left, load(b, at(first, sb, c)), flags=("contract",))
-                    builder.store(builder.fadd(builder.load(total), product, flags=("contract",)), total)
-            for c, total in enumerate(sums):
-                builder.store(builder.load(total), builder.gep(out, [at(o, so, c)]), align=align)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return add
+FEWEST = 3  # networks; less go faster one by one
+LARGEST = 128  # units of a network; beyond, BLAS is faster
 
 
-_sums_8, _sums_4, _sums_2, _sums_1 = (_sums(width) for width in (8, 4, 2, 1))
+def _leak(builder, arrays, own):  # type: ignore[no-untyped-def]
+    """Drive and current to what the current is pulled by, and to the next current."""
+    (drive, current), (alpha, bias) = arrays, own
+    pull = builder.fadd(builder.fsub(drive, current, flags=FAST), bias, flags=FAST)
+    return [pull, builder.fadd(current, builder.fmul(alpha, pull, flags=FAST), flags=FAST)], []
+
+
+def _follow(builder, arrays, own):  # type: ignore[no-untyped-def]
+    """f(current) and rate to the next rate."""
+    (active, rate), (alpha,) = arrays, own
+    pull = builder.fsub(active, rate, flags=FAST)
+    return [builder.fadd(rate, builder.fmul(alpha, pull, flags=FAST), flags=FAST)], []
+
+
+def _back(builder, arrays, own):  # type: ignore[no-untyped-def]
+    """The gradients of rate and current a step back, and of the drive; and what both leak rates get."""
+    (g_r, g, active, before, slope, pull), (alpha_s, alpha_r) = arrays, own
+
+    def times(x, y):  # type: ignore[no-untyped-def]
+        return builder.fmul(x, y, flags=FAST)
+
+    leaked = times(alpha_r, g_r)
+    moved_r = times(g_r, builder.fsub(active, before, flags=FAST))
+    g = builder.fadd(g, times(slope, leaked), flags=FAST)
+    p = times(alpha_s, g)
+    moved = times(g, pull)
+    return [builder.fsub(g_r, leaked, flags=FAST), builder.fsub(g, p, flags=FAST), p], [moved, moved_r, p]
+
+
+_leak_all, _follow_all, _back_all = each(_leak, 2, 2, 0), each(_follow, 2, 1, 0), each(_back, 6, 3, 3)
 
 
 @numba.njit(**COMPILE)
-def _add_sums(out, o, so, a, i, si, b, j, sj, sb, n, width):  # type: ignore[no-untyped-def]
-    """out[o + so c] += sum over s < n of a[i + si s] b[j + sj s + sb c], for c < width; in vectors."""
-    c = 0
-    while c + 8 <= width:
-        _sums_8(out, o + c * so, so, a, i, si, b, j + c * sb, sj, sb, n)
-        c += 8
-    if c + 4 <= width:
-        _sums_4(out, o + c * so, so, a, i, si, b, j + c * sb, sj, sb, n)
-        c += 4
-    if c + 2 <= width:
-        _sums_2(out, o + c * so, so, a, i, si, b, j + c * sb, sj, sb, n)
-        c += 2
-    if c < width:
-        _sums_1(out, o + c * so, so, a, i, si, b, j + c * sb, sj, sb, n)
-
-
-@numba.njit(**COMPILE)
-def _gather(array, n):  # type: ignore[no-untyped-def]
-    """Return the numbers of eight networks from n on as vectors."""
-    flat = array.reshape(len(array), -1)
-    out = np.empty(flat.shape[1] * LANES, array.dtype)
-    for k in range(LANES):
-        for s in range(flat.shape[1]):
-            out[s * LANES + k] = flat[n + k, s]
-    return out
-
-
-@numba.njit(**COMPILE)
-def _scatter(vectors, array, n):  # type: ignore[no-untyped-def]
-    """Put vectors where `_gather` found them."""
-    flat = array.reshape(len(array), -1)
-    for k in range(LANES):
-        for s in range(flat.shape[1]):
-            flat[n + k, s] = vectors[s * LANES + k]
-
-
-@numba.njit(**COMPILE)
-def _gather_step(array, n, out):  # type: ignore[no-untyped-def]
-    """Set vectors (features, batch) to a step (networks, batch, features)."""
-    batch, features = array.shape[1:]
-    for k in range(LANES):
-        for i in range(batch):
-            for f in range(features):
-                out[(f * batch + i) * LANES + k] = array[n + k, i, f]
-
-
-@numba.njit(**COMPILE)
-def _scatter_step(vectors, array, n):  # type: ignore[no-untyped-def]
-    """Put vectors where `_gather_step` found them."""
-    batch, features = array.shape[1:]
-    for k in range(LANES):
-        for i in range(batch):
-            for f in range(features):
-                array[n + k, i, f] = vectors[(f * batch + i) * LANES + k]
-
-
-@numba.njit(**COMPILE)
-def _over_batch(array, n, batch):  # type: ignore[no-untyped-def]
-    """Return (networks, units) as vectors (units, batch), the same for the whole batch."""
-    units = array.shape[1]
-    out = np.empty((units, batch, LANES), array.dtype)
-    for k in range(LANES):
-        for j in range(units):
-            out[j, :, k] = array[n + k, j]
-    return out.ravel()
-
-
-@numba.njit(**COMPILE)
-def _sum_batch(vectors, batch, array, n):  # type: ignore[no-untyped-def]
-    """Set (networks, units) to the sums of vectors (units, batch) over the batch."""
-    units = array.shape[1]
-    each = vectors.reshape(units, batch, LANES)
-    for j in range(units):
-        for k in range(LANES):
-            array[n + k, j] = each[j, :, k].sum()
-
-
-@numba.njit(**COMPILE)
-def _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat):  # type: ignore[no-untyped-def]
-    """Set y of eight networks, unless it has no steps, and flat: pull, f(I) and rates of each step."""
+def _forward_lanes(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat):  # type: ignore[no-untyped-def]
+    """Set y of a few networks, unless it has no steps, and flat: pull, f(I) and rates, of as many steps as it holds."""
     time, batch, features = x.shape[1:]
     units, outputs = W.shape[1], V.shape[1]
     size = units * batch * LANES
-    Us, Ws, Vs = _gather(U, n), _gather(W, n), _gather(V, n)
-    bias, offset = _over_batch(b, n, batch), _over_batch(c, n, batch)
-    a, a_r = _over_batch(alpha_s, n, batch), _over_batch(alpha_r, n, batch)
-    xs, ys = np.empty(features * batch * LANES, x.dtype), np.empty(outputs * batch * LANES, x.dtype)
-    current, rates = np.empty(size, x.dtype), np.empty(size, x.dtype)
-    z, room = np.empty(size, x.dtype), np.empty(size, x.dtype)
-    _gather_step(I0, n, current)
-    _gather_step(r0, n, rates)
+    slots = len(flat) // (3 * size)
+    xs, Us, Ws, Vs, bs = gathered(x, n), gathered(U, n), gathered(W, n), gathered(V, n), gathered(b, n)
+    a, a_r = gathered(alpha_s, n), gathered(alpha_r, n)
+    current, rates = turned(gathered(I0, n), batch, units), turned(gathered(r0, n), batch, units)
+    room, ys = np.empty(size, x.dtype), np.empty((y.shape[1] * batch, outputs * LANES), x.dtype)
+    ys[:] = gathered(c, n)
+    read = ys.ravel()
     for t in range(time):
-        _gather_step(x[:, t], n, xs)
-        z[:] = bias
-        for j in range(units):
-            _add_sums(z, j * batch, 1, Ws, j * units, 1, rates, 0, batch, 1, units, batch)
-            _add_sums(z, j * batch, 1, Us, j * features, 1, xs, 0, batch, 1, features, batch)
-        start = 3 * t * size
-        pull, active, after = flat[start : start + size], flat[start + size :], flat[start + 2 * size :]
-        for j in range(size):
-            pull[j] = z[j] - current[j]
-        for j in range(size):
-            current[j] += a[j] * pull[j]
-        activate(f, current, active[:size], room)
-        for j in range(size):
-            after[j] = rates[j] + a_r[j] * (active[j] - rates[j])
-        rates[:] = after[:size]
+        start = 3 * (t % slots) * size
+        pull, active = flat[start : start + size], flat[start + size : start + 2 * size]
+        after = flat[start + 2 * size : start + 3 * size]
+        heard = xs[t * batch * features * LANES :]
+        product(pull, batch, 1, Us, features, 1, heard, 1, features, units, batch, features, True)
+        product(pull, batch, 1, Ws, units, 1, rates, batch, 1, units, batch, units, False)
+        _leak_all((pull, current, pull, current, a, bs), units, batch)
+        activate(f, current, active, room)
+        _follow_all((active, rates, after, a_r), units, batch)
+        rates = after
         if y.shape[1]:
-            ys[:] = offset
-            for o in range(outputs):
-                _add_sums(ys, o * batch, 1, Vs, o * units, 1, rates, 0, batch, 1, units, batch)
-            _scatter_step(ys, y[:, t], n)
+            said = read[t * batch * outputs * LANES :]
+            product(said, 1, outputs, Vs, units, 1, rates, batch, 1, outputs, batch, units, False)
+    if y.shape[1]:
+        scatter(read, y, n)
 
 
 @numba.njit(**COMPILE)
-def _backward_eight(  # type: ignore[no-untyped-def]
+def _backward_lanes(  # type: ignore[no-untyped-def]
     f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, flat, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
 ):
+    """Set the gradients of a few networks, given that of y, and flat of all steps."""
     time, batch, features = x.shape[1:]
     units, outputs = W.shape[1], V.shape[1]
     size = units * batch * LANES
-    Us, Ws, Vs = _gather(U, n), _gather(W, n), _gather(V, n)
-    a, a_r = _over_batch(alpha_s, n, batch), _over_batch(alpha_r, n, batch)
-    xs, ys = np.empty(features * batch * LANES, x.dtype), np.empty(outputs * batch * LANES, x.dtype)
+    xs, ys, Us, Ws, Vs = gathered(x, n), gathered(grad, n), gathered(U, n), gathered(W, n), gathered(V, n)
+    a, a_r, first = gathered(alpha_s, n), gathered(alpha_r, n), turned(gathered(r0, n), batch, units)
+    dxs = np.empty(dx[0].size * LANES, x.dtype)
     dUs, dWs, dVs = np.zeros_like(Us), np.zeros_like(Ws), np.zeros_like(Vs)
     g, g_r = np.zeros(size, x.dtype), np.zeros(size, x.dtype)
-    moved, moved_r, pushed = np.zeros(size, x.dtype), np.zeros(size, x.dtype), np.zeros(size, x.dtype)
-    p, slope, first = np.empty(size, x.dtype), np.empty(size, x.dtype), np.empty(size, x.dtype)
-    offset = np.zeros_like(ys)
-    _gather_step(r0, n, first)
+    moved, moved_r, pushed = np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)
+    p, slope = np.empty(size, x.dtype), np.empty(size, x.dtype)
     for t in range(time - 1, -1, -1):
         start = 3 * t * size
-        pull, active, after = (
-            flat[start : start + size],
-            flat[start + size : start + 2 * size],
-            flat[start + 2 * size :],
-        )
-        before = flat[start - size :] if t else first
-        _gather_step(x[:, t], n, xs)
-        _gather_step(grad[:, t], n, ys)
-        for j in range(ys.size):
-            offset[j] += ys[j]
-        for o in range(outputs):
-            _add_sums(dVs, o * units, 1, ys, o * batch, 1, after, 0, 1, batch, batch, units)
-        for i in range(units):
-            _add_sums(g_r, i * batch, 1, Vs, i, units, ys, 0, batch, 1, outputs, batch)
+        pull, active = flat[start : start + size], flat[start + size : start + 2 * size]
+        after = flat[start + 2 * size : start + 3 * size]
+        before = flat[start - size : start] if t else first
+        heard, said = xs[t * batch * features * LANES :], ys[t * batch * outputs * LANES :]
+        product(dVs, units, 1, said, 1, outputs, after, 1, batch, outputs, units, batch, False)
+        product(g_r, batch, 1, Vs, 1, units, said, 1, outputs, units, batch, outputs, False)
         slope_of(f, active, slope)
-        for j in range(size):  # a loop for each array that is written to: only such ones are vectorised
-            moved_r[j] += g_r[j] * (active[j] - before[j])
-        for j in range(size):
-            g[j] += a_r[j] * slope[j] * g_r[j]
-        for j in range(size):
-            p[j] = a[j] * g[j]
-        for j in range(size):
-            pushed[j] += p[j]
-        for j in range(size):
-            moved[j] += g[j] * pull[j]
-        for j in range(size):
-            g_r[j] -= a_r[j] * g_r[j]
-        for j in range(size):
-            g[j] -= p[j]
-        for j in range(units):
-            _add_sums(g_r, j * batch, 1, Ws, j, units, p, 0, batch, 1, units, batch)
-            _add_sums(dWs, j * units, 1, p, j * batch, 1, before, 0, 1, batch, batch, units)
-            _add_sums(dUs, j * features, 1, p, j * batch, 1, xs, 0, 1, batch, batch, features)
+        _back_all((g_r, g, active, before, slope, pull, g_r, g, p, a, a_r, moved, moved_r, pushed), units, batch)
+        product(g_r, batch, 1, Ws, 1, units, p, batch, 1, units, batch, units, False)
+        product(dWs, units, 1, p, batch, 1, before, 1, batch, units, units, batch, False)
+        product(dUs, features, 1, p, batch, 1, heard, features, 1, units, features, batch, False)
         if dx.shape[3]:
-            xs[:] = 0
-            for i in range(features):
-                _add_sums(xs, i * batch, 1, Us, i, features, p, 0, batch, 1, units, batch)
-            _scatter_step(xs, dx[:, t], n)
-    _scatter(dUs, dU, n)
-    _scatter(dWs, dW, n)
-    _scatter(dVs, dV, n)
-    _sum_batch(offset, batch, dc, n)
-    _sum_batch(pushed, batch, db, n)
-    _sum_batch(moved, batch, dalpha_s, n)
-    _sum_batch(moved_r, batch, dalpha_r, n)
-    _scatter_step(g, dI, n)
-    _scatter_step(g_r, dr, n)
+            into = dxs[t * batch * features * LANES :]
+            product(into, 1, features, Us, 1, features, p, batch, 1, features, batch, units, True)
+    one, offset = np.ones(LANES, x.dtype), np.zeros(outputs * LANES, x.dtype)
+    product(offset, 1, 1, ys, 1, outputs, one, 0, 0, outputs, 1, time * batch, False)
+    scatter(dxs, dx, n)
+    scatter(dUs, dU, n)
+    scatter(dWs, dW, n)
+    scatter(pushed, db, n)
+    scatter(moved, dalpha_s, n)
+    scatter(moved_r, dalpha_r, n)
+    scatter(turned(g, units, batch), dI, n)
+    scatter(turned(g_r, units, batch), dr, n)
+    scatter(dVs, dV, n)
+    scatter(offset, dc, n)
 
 
 @numba.njit(**COMPILE, cache=True)
@@ -249,13 +128,13 @@ def forward(f, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y):  # type: ignore[n
     """Set y (networks, time, batch, outputs)."""
     networks, time, batch, _ = x.shape
     units, outputs = W.shape[1], V.shape[1]
-    eights = networks // LANES * LANES if units <= LARGEST else 0
-    flat = np.empty(3 * time * units * batch * LANES if eights else 0, x.dtype)
-    for n in range(0, eights, LANES):
-        _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat)
+    together = networks if units <= LARGEST and networks >= FEWEST else 0
+    flat = np.empty(6 * units * batch * LANES if together else 0, x.dtype)
+    for n in range(0, together, LANES):
+        _forward_lanes(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, c, y, flat)
     states, rows = np.empty((2, 1, time, batch, units), x.dtype), max(1, ALONE // (units * outputs))
     rates = states[1].reshape(time * batch, units)
-    for n in range(eights, networks):
+    for n in range(together, networks):
         one, steps = slice(n, n + 1), alpha_s[n : n + 1].reshape(1, 1, units)
         kernels.forward(
             f, x[one], U[one], W[one], b[one], steps, alpha_r[one], I0[one], r0[one], states[0], states[1]
@@ -276,18 +155,18 @@ def backward(  # type: ignore[no-untyped-def]
     """
     networks, time, batch, _ = x.shape
     units, outputs = W.shape[1], V.shape[1]
-    eights = networks // LANES * LANES if units <= LARGEST else 0
-    flat = np.empty(3 * time * units * batch * LANES if eights else 0, x.dtype)
+    together = networks if units <= LARGEST and networks >= FEWEST else 0
+    flat = np.empty(3 * time * units * batch * LANES if together else 0, x.dtype)
     none = np.empty((0, 0, 0, 0), x.dtype)
-    for n in range(0, eights, LANES):
-        _forward_eight(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, dc, none, flat)
-        _backward_eight(
+    for n in range(0, together, LANES):
+        _forward_lanes(f, n, x, U, W, b, alpha_s, alpha_r, I0, r0, V, dc, none, flat)
+        _backward_lanes(
             f, n, grad, x, U, W, alpha_s, alpha_r, r0, V, flat, dx, dU, dW, db, dalpha_s, dalpha_r, dI, dr, dV, dc
         )
     states, rows = np.empty((2, 1, time, batch, units), x.dtype), max(1, ALONE // (units * outputs))
     rates, through = states[1].reshape(time * batch, units), np.empty((1, time, batch, units), x.dtype)
     into, nothing = through.reshape(time * batch, units), np.empty((1, 0, batch, units), x.dtype)
-    for n in range(eights, networks):
+    for n in range(together, networks):
         one = slice(n, n + 1)
         steps, dsteps = alpha_s[one].reshape(1, 1, units), dalpha_s[one].reshape(1, 1, units)
         kernels.forward(
