@@ -1,0 +1,273 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ts_helpers.chrono import chrono_init_, heavy_tailed, set_gate_bias_, unknown_range_init_
+
+MAKES = {
+    "LSTM": lambda: nn.LSTM(3, 7, num_layers=2, bidirectional=True),
+    "LSTMCell": lambda: nn.LSTMCell(3, 7),
+    "GRU": lambda: nn.GRU(3, 7, num_layers=2, bidirectional=True),
+    "GRUCell": lambda: nn.GRUCell(3, 7),
+}
+INITS = {"chrono": (chrono_init_, 50.0), "unknown range": (unknown_range_init_, 50)}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def made(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MAKES[name]()
+
+
+def gate_biases(rnn):
+    """The sums of the two biases, gate by gate in torch's order: i, f, g, o or r, z, n; (layers, gates, hidden)."""
+    sums = [
+        getattr(rnn, name) + getattr(rnn, name.replace("ih", "hh"))
+        for name, _ in rnn.named_parameters()
+        if "bias_ih" in name
+    ]
+    return torch.stack(sums).detach().unflatten(1, (-1, rnn.hidden_size))
+
+
+def after_a_step(rnn, candidate):
+    """What a state of 1 becomes in a step as torch makes it, with no weights and tanh(candidate) to come in."""
+    with torch.no_grad():
+        for name, p in rnn.named_parameters():
+            (p if "weight" in name else p.view(-1, 7)[2]).fill_(0.0 if "weight" in name else candidate / 2)
+    x, ones = torch.zeros(1, 3), torch.ones(1, 7)
+    return rnn(x, (ones, ones))[1][0] if isinstance(rnn, nn.LSTMCell) else rnn(x, ones)[0]
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+def test_chrono_makes_torch_forget_in_the_range_of_times(name):
+    rnn = made(name)
+    chrono_init_(rnn, 50, 10, generator=generator())
+    times = 1 / (1 - after_a_step(rnn, 0.0))
+    assert times.min() >= 10 * (1 - 1e-4)
+    assert times.max() <= 50 * (1 + 1e-4)
+    assert times.std() > 5
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell"])
+def test_chrono_makes_torch_take_in_as_much_as_it_forgets(name):
+    rnn = made(name)
+    chrono_init_(rnn, 50, 10, generator=generator())
+    torch.testing.assert_close(after_a_step(rnn, 100.0), torch.ones(7))
+    assert after_a_step(rnn, 0.0).max() < 0.99
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
+def test_input_gate_starts_as_the_opposite_of_the_forget_gate(name, init):
+    rnn = made(name)
+    before = gate_biases(rnn)
+    INITS[init][0](rnn, INITS[init][1], generator=generator())
+    i, f, g, o = gate_biases(rnn).unbind(1)
+    assert torch.equal(i, -f)
+    assert torch.equal(torch.stack([g, o]), before.transpose(0, 1)[2:])
+    assert len(f.unique()) > 2  # drawn for each unit,
+    assert len({tuple(layer.tolist()) for layer in f}) == len(f)  # each layer and each direction
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ["GRU", "GRUCell"])
+def test_gru_has_the_positive_bias_at_its_update_gate_only(name, init):
+    rnn = made(name)
+    before = gate_biases(rnn)
+    INITS[init][0](rnn, INITS[init][1], generator=generator())
+    r, z, n = gate_biases(rnn).unbind(1)
+    assert bool((z >= 0).all())
+    assert z.max() > 1
+    assert torch.equal(torch.stack([r, n]), before.transpose(0, 1)[[0, 2]])
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_chrono_leaves_weights_and_other_biases_alone(name):
+    rnn, untouched = made(name), made(name)
+    chrono_init_(rnn, 50, generator=generator())
+    for (path, p), q in zip(rnn.named_parameters(), untouched.parameters(), strict=True):
+        gates = p.view(-1, 7, *p.shape[1:]), q.view(-1, 7, *p.shape[1:])
+        same = [torch.equal(*gate) for gate in zip(*gates, strict=True)]
+        moved = [0, 1] if "LSTM" in name else [1]
+        assert same == [("weight" in path) or k not in moved for k in range(len(same))], path
+
+
+def distance(b, cdf):
+    """Kolmogorov and Smirnov's distance between the values b and a law."""
+    b = np.sort(np.asarray(b, dtype=float).ravel())
+    theory, steps = cdf(b), np.arange(len(b) + 1) / len(b)
+    return max(abs(theory - steps[1:]).max(), abs(theory - steps[:-1]).max())
+
+
+@pytest.mark.parametrize(("T_min", "T_max"), [(2.0, 750.0), (100, 800), (1.5, 1.9)])
+def test_chrono_biases_of_all_layers_follow_the_law_of_the_paper(T_min, T_max):
+    rnn = nn.LSTM(1, 64, num_layers=20)
+    chrono_init_(rnn, T_max, T_min, generator=generator())
+    f = gate_biases(rnn)[:, 1]
+    assert distance(f, lambda b: (np.exp(b) + 1 - T_min) / (T_max - T_min)) < 1.95 / f.numel() ** 0.5  # 1 in 1000
+    assert distance(f, lambda b: (np.exp(b) + 1 - T_min) / (1.2 * T_max - T_min)) > 0.1  # another would be noticed
+
+
+def test_chrono_default_is_the_uniform_law_from_1_to_T_max_less_1():
+    rnn = nn.LSTM(1, 64, num_layers=20)
+    chrono_init_(rnn, 500, generator=generator())
+    f = gate_biases(rnn)[:, 1]
+    assert distance(f, lambda b: (np.exp(b) - 1) / (499 - 1)) < 1.95 / f.numel() ** 0.5
+
+
+def test_tied_gate_starts_between_its_limits_with_the_sign_turned():
+    b_g = nn.Parameter(torch.full((100_000,), math.nan))
+    chrono_init_(b_g, 100, 20, generator=generator())
+    assert torch.sigmoid(b_g).min() >= 1 / 100 - 1e-6
+    assert torch.sigmoid(b_g).max() <= 1 / 20 + 1e-6
+    assert distance(-b_g.detach(), lambda b: (np.exp(b) + 1 - 20) / 80) < 1.95 / len(b_g) ** 0.5
+    assert b_g.requires_grad
+    assert b_g.is_leaf
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+@pytest.mark.parametrize("init", INITS)
+def test_inits_repeat_with_their_seed(name, init):
+    def start(seed):
+        rnn = made(name)
+        INITS[init][0](rnn, INITS[init][1], generator=generator(seed))
+        return gate_biases(rnn)[:, 1]
+
+    assert torch.equal(start(3), start(3))
+    assert not torch.equal(start(3), start(4))
+
+
+def test_inits_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    for init, T_max in INITS.values():
+        init(torch.zeros(5), T_max, generator=generator())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chrono_keeps_the_type_of_the_biases(dtype):
+    rnn = nn.LSTM(3, 7).to(dtype)
+    chrono_init_(rnn, 50, generator=generator())
+    assert {p.dtype for p in rnn.parameters()} == {dtype}
+
+
+def test_forget_bias_of_one_is_one_in_sum_and_nothing_else_moves():
+    rnn = made("LSTM")
+    before = gate_biases(rnn)
+    set_gate_bias_(rnn, "f", 1.0)
+    after = gate_biases(rnn)
+    assert bool((after[:, 1] == 1).all())
+    assert torch.equal(after[:, [0, 2, 3]], before[:, [0, 2, 3]])
+
+
+def test_sum_of_two_biases_moves_twice_as_far_as_one():
+    rnn = made("LSTMCell")
+    set_gate_bias_(rnn, "f", 1.0)
+    c = rnn(torch.ones(1, 3), (torch.ones(1, 7), torch.ones(1, 7)))[1]
+    c.sum().backward()
+    assert torch.equal(rnn.bias_ih.grad, rnn.bias_hh.grad)
+    assert bool((rnn.bias_ih.grad[7:14] != 0).all())
+
+
+def test_gate_biases_take_a_number_a_unit_or_a_layer():
+    rnn = made("GRU")
+    for b in (-2.0, torch.arange(7.0), torch.arange(28.0).view(4, 7)):
+        set_gate_bias_(rnn, "r", b)
+        assert torch.equal(gate_biases(rnn)[:, 0], torch.as_tensor(b).expand(4, 7))
+
+
+def test_a_longest_time_of_1_can_be_set_by_hand():
+    # log(U([1, T_max - 1])) with T_max = 1, as numpy draws it with its limits the wrong way round: log(U([0, 1])).
+    rnn, b = made("LSTM"), torch.rand(7, generator=generator()).log()
+    set_gate_bias_(rnn, "f", b)
+    set_gate_bias_(rnn, "i", -b)
+    assert bool((gate_biases(rnn)[:, 1] < 0).all())
+    assert torch.equal(gate_biases(rnn)[:, 0], -gate_biases(rnn)[:, 1])
+
+
+def test_heavy_tailed_law_equals_numpy_transcription():
+    weights = np.array([1 / (k * math.log(k + 1) ** 2) for k in range(1, 301)])
+    np.testing.assert_allclose(heavy_tailed(300).numpy(), weights / weights.sum(), rtol=1e-12)
+    assert heavy_tailed(1).tolist() == [1]
+
+
+def test_heavy_tailed_law_has_the_tail_that_its_docstring_states():
+    million = heavy_tailed(10**6)
+    total = 1 / math.log(2) ** 2 / float(million[0])  # of the weights up to a million
+    tail = 1 / math.log(10**6)  # beyond: the integral of 1 / (k log^2 k)
+    longer = heavy_tailed(2**23)
+    assert total + tail == pytest.approx(3.39, abs=0.005)
+    assert tail / (total + tail) == pytest.approx(0.02, abs=0.002)
+    between = 1 / math.log(10**6) - 1 / math.log(2**23)
+    assert float(longer[10**6 :].sum() / longer[0]) * (1 / math.log(2) ** 2) == pytest.approx(between, rel=1e-4)
+
+
+def test_gates_of_the_longest_times_are_not_yet_1_and_twice_them_are():
+    assert torch.sigmoid(torch.tensor(float(2**23)).log()) < 1
+    assert torch.sigmoid(torch.tensor(float(2**25)).log()) == 1
+
+
+def test_unknown_range_draws_times_as_often_as_the_law_says():
+    b_g = torch.empty(100_000)
+    unknown_range_init_(b_g, 50, generator=generator())
+    times = torch.exp(-b_g.double())
+    torch.testing.assert_close(times, times.round(), atol=1e-4, rtol=0)
+    often = torch.bincount(times.round().long(), minlength=51)[1:] / len(b_g)
+    law = heavy_tailed(50)
+    assert bool(((often - law).abs() < 5 * (law * (1 - law) / len(b_g)).sqrt()).all())
+
+
+@pytest.mark.parametrize(
+    ("T_min", "T_max"),
+    [
+        (2.0, 2),
+        (2.0, 1),
+        (2.0, -5),
+        (1, 10),
+        (-3, 10),
+        (10, 10),
+        (20, 10),
+        (2.0, math.inf),
+        (2.0, math.nan),
+        (math.nan, 9),
+    ],
+)
+@pytest.mark.parametrize("name", MAKES)
+def test_chrono_refuses_a_range_that_is_none(name, T_min, T_max):
+    rnn = made(name)
+    message = f"T_min and T_max must be finite with 1 < T_min < T_max, got {T_min=}, {T_max=}"
+    with pytest.raises(ValueError, match=message):
+        chrono_init_(rnn, T_max, T_min, generator=generator())
+    assert torch.equal(gate_biases(rnn), gate_biases(made(name)))
+
+
+@pytest.mark.parametrize("T_max", [0, -3, 2**23 + 1])
+def test_heavy_tailed_law_refuses_a_length_out_of_range(T_max):
+    with pytest.raises(ValueError, match=rf"T_max must be in 1 to 2\^23, got {T_max}"):
+        unknown_range_init_(torch.zeros(3), T_max, generator=generator())
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_modules_without_gates_are_refused_by_type(init):
+    with pytest.raises(TypeError, match="gates must be an LSTM or a GRU, layers or a cell, got RNN"):
+        INITS[init][0](nn.RNN(3, 7), INITS[init][1], generator=generator())
+    with pytest.raises(ValueError, match=r"gates must have biases, got LSTM\(3, 7, bias=False\)"):
+        INITS[init][0](nn.LSTM(3, 7, bias=False), INITS[init][1], generator=generator())
+
+
+@pytest.mark.parametrize(("name", "gate", "names"), [("LSTM", "z", "i, f, o"), ("GRUCell", "n", "r, z")])
+def test_gates_that_a_layer_has_not_are_refused(name, gate, names):
+    with pytest.raises(ValueError, match=f"gate of {name} must be one of {names}, got '{gate}'"):
+        set_gate_bias_(made(name), gate, 1.0)
+
+
+def test_bias_of_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"b must be a number or have shape \(7,\) or \(4, 7\), got \(4,\)"):
+        set_gate_bias_(made("LSTM"), "f", torch.zeros(4))
