@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ts_helpers.datasets.warping import ALPHABET, DUMMY, MEMORYLESS, memoryless_warped, padded, warp, warped
+
+TASKS = {"warped": warped, "padded": padded}
+RANGES = [(1, 1), (4, 4), (1, 7), (3, 5), (30, 90)]
+
+
+def drawn(task, least=1, most=7, n_steps=60, n_sequences=200, seed=0):
+    return TASKS[task](n_steps, n_sequences, least, most, generator=torch.Generator().manual_seed(seed))
+
+
+def runs(sequence):
+    """Letters in their order and how often each comes in a row."""
+    letters, times = [], []
+    for letter in sequence:
+        if letters and letters[-1] == letter:
+            times[-1] += 1
+        else:
+            letters.append(letter)
+            times.append(1)
+    return letters, times
+
+
+def warped_text(text, lengths):
+    letters = torch.tensor([0 if c == " " else ord(c) for c in text])[:, None]
+    x, y, _ = warp(letters, torch.tensor(lengths)[:, None], sum(lengths))
+    return ["".join(chr(c or ord(" ")) for c in z[:, 0].tolist()) for z in (x, y)]
+
+
+def test_warped_sentences_are_those_of_the_papers_figure_2():
+    x, y = warped_text("All human", 9 * [4])
+    assert x == "AAAAllllllll    hhhhuuuummmmaaaannnn"
+    assert y == "    AAAAllllllll    hhhhuuuummmmaaaa"
+    x, y = warped_text("All human beings", [1, 3, 3, 2, 3, 1, 4, 2, 3, 1, 4, 2, 3, 1, 1, 4])
+    assert x == "Allllll  hhhummmmaannn bbbbeeiiingssss"
+    assert y == " AAAlllll   huuuummaaan    bbeeeingggg"
+
+
+def test_letters_that_are_over_too_soon_are_refused():
+    with pytest.raises(ValueError, match="lengths must last for 6 steps, got 5"):
+        warp(torch.tensor([[1, 1], [2, 2]]), torch.tensor([[3, 3], [2, 4]]), 6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_sequences_are_whole_numbers_that_repeat_with_their_seed(task):
+    x, y = drawn(task)
+    assert x.shape == y.shape == (60, 200)
+    assert x.dtype == y.dtype == torch.int64
+    for of_3, of_4, again in zip(drawn(task, seed=3), drawn(task, seed=4), drawn(task, seed=3), strict=True):
+        assert torch.equal(of_3, again)
+        assert not torch.equal(of_3, of_4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_generator_gives_new_sequences_at_each_call(task):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (TASKS[task](60, 4, 1, 7, generator=generator)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("least", "most"), RANGES)
+def test_warped_letters_differ_from_their_neighbours_and_last_within_the_range(least, most):
+    # runs are letters only because neighbours differ: one that did not would last too long in the uniform warpings
+    for sequence in drawn("warped", least, most)[0].T.tolist():
+        letters, times = runs(sequence)
+        assert set(letters) <= set(range(1, ALPHABET))
+        assert all(least <= n <= most for n in times[:-1])
+        assert 1 <= times[-1] <= most  # cut
+
+
+@pytest.mark.parametrize(("least", "most"), RANGES)
+def test_warped_target_is_the_letter_before_under_the_same_warping(least, most):
+    for sequence, target in zip(*(z.T.tolist() for z in drawn("warped", least, most)), strict=True):
+        letters, times = runs(sequence)
+        expected = []
+        for k, n in enumerate(times):
+            expected += n * [letters[k - 1] if k else DUMMY]
+        assert target == expected
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 0), *RANGES])
+def test_padded_letters_are_followed_by_dummies_and_ask_for_the_one_before(least, most):
+    for sequence, target in zip(*(z.T.tolist() for z in drawn("padded", least, most)), strict=True):
+        assert sequence[0] != DUMMY
+        seen, expected = [], []
+        for letter in sequence:
+            expected.append(seen[-1] if letter != DUMMY and seen else DUMMY)
+            if letter != DUMMY:
+                assert seen[-1:] != [letter]
+                seen.append(letter)
+        assert target == expected
+        places = [t for t, letter in enumerate(sequence) if letter != DUMMY]
+        gaps = np.diff(places) - 1
+        assert all((least <= gaps) & (gaps <= most))
+        assert len(sequence) - places[-1] - 1 <= most
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_variable_warpings_take_every_length_equally_often(task):
+    x = drawn(task, 2, 6, n_steps=6, n_sequences=50_000)[0]
+    # steps that the first letter lasts, or dummies after it: in 6 steps, 5 dummies and 6 look the same
+    lengths = ((x == x[0]) if task == "warped" else (x[1:] == DUMMY)).cumprod(0).sum(0)
+    often = torch.bincount(lengths, minlength=7)[2:] / len(lengths)
+    expected = torch.full((5,), 0.2) if task == "warped" else torch.tensor([0.2, 0.2, 0.2, 0.4, 0.0])
+    torch.testing.assert_close(often, expected, atol=0.009, rtol=0)  # 5 standard errors
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_letters_and_pairs_of_neighbours_are_equally_likely(task):
+    least = {"warped": 1, "padded": 0}[task]  # no warping
+    x, y = (z[-1] for z in drawn(task, least, least, 7, 100_000))
+    pairs = torch.bincount(y * ALPHABET + x, minlength=100).view(ALPHABET, ALPHABET) / len(x)
+    expected = torch.full((ALPHABET, ALPHABET), 1 / 72)
+    expected[DUMMY] = expected[:, DUMMY] = 0
+    expected.fill_diagonal_(0)
+    torch.testing.assert_close(pairs, expected, atol=0.0019, rtol=0)  # 5 standard errors
+    assert bool((pairs[expected == 0] == 0).all())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_first_letters_are_equally_likely(task):
+    often = torch.bincount(drawn(task, 1, 1, 1, 100_000)[0][0], minlength=ALPHABET) / 100_000
+    torch.testing.assert_close(often, torch.tensor([0.0] + 9 * [1 / 9]), atol=0.005, rtol=0)  # 5 standard errors
+
+
+def best_guess(task, least, most, ignore_index=-100):
+    """Cross entropy of the frequencies of y given x, counted in some sequences, in others."""
+    n = 1000 + 50 * min(least, 100)  # long warpings have few letters, and chance in the counts adds to the score
+    x, y = drawn(task, least, most, 500, n)
+    counts = torch.bincount((x * ALPHABET + y).flatten(), minlength=100).view(ALPHABET, ALPHABET).double()
+    if ignore_index >= 0:
+        counts[:, ignore_index] = 0
+    x, y = drawn(task, least, most, 500, n, seed=1)
+    guess = (counts / counts.sum(1, keepdim=True).clamp(min=1)).clamp(min=1e-9).log()
+    return F.nll_loss(guess[x.flatten()], y.flatten(), ignore_index=ignore_index).item()
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 1), (10, 10), (1, 40), (100, 100), (100, 300)])
+@pytest.mark.parametrize("task", TASKS)
+def test_memoryless_guess_scores_log_8_where_a_letter_is_asked_for(task, least, most):
+    assert best_guess(task, least, most, DUMMY) == pytest.approx(MEMORYLESS, abs=0.015)
+    assert pytest.approx(2.08, abs=0.005) == MEMORYLESS
+
+
+@pytest.mark.parametrize(("least", "most"), [(1, 1), (10, 10), (1, 40), (100, 100), (100, 300), (400, 800), (500, 500)])
+def test_memoryless_guess_scores_as_stated_over_all_warped_steps(least, most):
+    assert best_guess("warped", least, most) == pytest.approx(memoryless_warped(500, least, most), abs=0.015)
+
+
+def test_first_letter_counts_in_the_memoryless_score():
+    assert memoryless_warped(500, 500, 500) == 0  # only the dummy is asked for
+    q = 0.2
+    entropy = -q * math.log(q) - (1 - q) * math.log(1 - q)
+    assert memoryless_warped(500, 100, 100) == pytest.approx(entropy + (1 - q) * math.log(8))
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(dict(n_steps=0), "n_steps=0, n_sequences=200"), (dict(n_sequences=-1), "n_steps=60, n_sequences=-1")],
+    ids=str,
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_refuse_sizes_below_1(task, change, got):
+    with pytest.raises(ValueError, match=f"n_steps and n_sequences must be 1 or more, got {got}"):
+        drawn(task, **change)
+
+
+@pytest.mark.parametrize(("least", "most"), [(5, 4), (-1, 4), (0, 0), (-3, -2)])
+def test_tasks_refuse_ranges_that_are_none(least, most):
+    with pytest.raises(ValueError, match=f"must be such that 1 <= least <= most, got {least=}, {most=}"):
+        drawn("warped", least, most)
+    if least != 0:  # no dummies are a padding
+        with pytest.raises(ValueError, match=f"must be such that 0 <= least <= most, got {least=}, {most=}"):
+            drawn("padded", least, most)

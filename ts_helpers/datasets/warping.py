@@ -1,0 +1,131 @@
+"""Sequences of letters, each warped in time, and the letter before: the warping tasks of Tallec & Ollivier (2018).
+
+Letters are 1 to 9, the dummy 0; `torch.nn.functional.one_hot` with ``ALPHABET`` makes features of them.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+ALPHABET, DUMMY = 10, 0
+LETTERS = ALPHABET - 1
+MEMORYLESS = math.log(LETTERS - 1)  # of what the present letter says of the one before: that it is another
+
+
+def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Let each letter last for its length.
+
+    Source: Tallec & Ollivier (2018), Fig. 2.
+
+    Args:
+        letters: (letters, sequences), whole numbers.
+        lengths: the same shape, steps, each 1 or more.
+        n_steps: where sequences are cut.
+
+    Returns:
+        Three tensors (time, sequences): the letter of each step; the letter before that one, the dummy for the first;
+        and whether the step is its letter's first.
+
+    Raises:
+        ValueError: a sequence is over before ``n_steps``.
+    """
+    ends = lengths.cumsum(0)
+    if not bool((ends[-1] >= n_steps).all()):
+        raise ValueError(f"lengths must last for {n_steps} steps, got {int(ends[-1].min())}")
+    steps = torch.arange(n_steps).expand(letters.shape[1], -1).contiguous()
+    which = torch.searchsorted(ends.T.contiguous(), steps, right=True).T  # how many letters are over
+    before = torch.cat([torch.full_like(letters[:1], DUMMY), letters[:-1]])
+    starts = torch.cat([torch.ones_like(which[:1], dtype=torch.bool), which[1:] > which[:-1]])
+    return letters.gather(0, which), before.gather(0, which), starts
+
+
+def warped(
+    n_steps: int, n_sequences: int, least: int, most: int, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random letters, each repeated; while one lasts, the letter before it is asked for.
+
+    Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings", and Fig. 2: "remember the previous
+    character of a random sequence of characters"; input and output are warped alike, and contiguous letters differ.
+    A uniform warping is ``least = most``, a variable one ``least = 1``. Departure: the dummy, one of their 10
+    characters, has no stated place here; it is what is asked for while the first letter lasts, where Fig. 2 has a
+    blank.
+
+    Args:
+        n_steps: where sequences are cut; theirs are 500 long.
+        n_sequences: how many, each with letters and a warping of its own.
+        least: times that a letter is repeated, at the least.
+        most: at the most; every number between is as likely.
+        generator: draws letters and warpings.
+
+    Returns:
+        x: (time, sequences), whole numbers 1 to 9.
+        y: the same shape, 0 to 9. Knowing x at the same step only, the best guess scores a cross entropy of
+            `MEMORYLESS`, log 8 = 2.08, over the steps where y is not the dummy (``ignore_index=DUMMY``), and
+            `memoryless_warped` over all steps.
+
+    Raises:
+        ValueError: a size is below 1, or not ``1 <= least <= most``.
+    """
+    _check(n_steps, n_sequences, least, most, 1)
+    present, before, _ = _draw(n_steps, n_sequences, least, most, generator)
+    return present, before
+
+
+def padded(
+    n_steps: int, n_sequences: int, least: int, most: int, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Random letters, each followed by dummies; at each letter, the one before it is asked for.
+
+    Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings": "each time the input is nonzero, the
+    network has to output the previous nonzero character seen". A uniform padding is ``least = most``, a variable one
+    ``least = 1``. Departure: what to output elsewhere is open there; ours is not scored. That fits the axes of their
+    Fig. 1, which reach 2.5 for paddings up to 100; a mean over all steps would shrink with the padding.
+
+    Args:
+        n_steps: where sequences are cut; theirs are 500 long.
+        n_sequences: how many, each with letters and a padding of its own.
+        least: dummies that follow a letter, at the least.
+        most: at the most; every number between is as likely.
+        generator: draws letters and paddings.
+
+    Returns:
+        x: (time, sequences), whole numbers 0 to 9.
+        y: the same shape; the dummy where there is no letter or none before, to be left out of the loss with
+            ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores a cross entropy of
+            `MEMORYLESS`, log 8 = 2.08, over the others.
+
+    Raises:
+        ValueError: a size is below 1, or not ``0 <= least <= most``.
+    """
+    _check(n_steps, n_sequences, least, most, 0)
+    present, before, starts = _draw(n_steps, n_sequences, least + 1, most + 1, generator)
+    return present.where(starts, DUMMY), before.where(starts, DUMMY)
+
+
+def memoryless_warped(n_steps: int, least: int, most: int) -> float:
+    r"""Return the best cross entropy, over all steps of `warped`, of a guess that knows x at the same step only.
+
+    .. math:: H(q) + (1 - q) \log 8, \qquad q = \mathrm{E}[\min(D, n)] / n
+
+    with q the share of the n steps that the first letter takes by lasting D of them, where the dummy is asked for, and
+    H(q) the entropy, in nats, of whether it is.
+    """
+    q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
+    return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
+
+
+def _check(n_steps: int, n_sequences: int, least: int, most: int, lowest: int) -> None:
+    if min(n_steps, n_sequences) < 1:
+        raise ValueError(f"n_steps and n_sequences must be 1 or more, got {n_steps=}, {n_sequences=}")
+    if not lowest <= least <= most:
+        raise ValueError(f"least and most must be such that {lowest} <= least <= most, got {least=}, {most=}")
+
+
+def _draw(
+    n_steps: int, n_sequences: int, least: int, most: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = -(-n_steps // least), n_sequences  # enough letters even where each lasts least
+    moves = torch.randint(1, LETTERS, shape, generator=generator)  # along a circle of letters, never 0
+    moves[0] = torch.randint(LETTERS, (n_sequences,), generator=generator)
+    return warp(1 + moves.cumsum(0) % LETTERS, torch.randint(least, most + 1, shape, generator=generator), n_steps)
