@@ -219,18 +219,33 @@ class MTRNNCell(nn.Module):
         layer k takes its step t at half step 2 t + k, when the layers beside it have taken theirs, and rests at
         every other.
         """
-        sizes = torch.tensor(self.layers, device=x.device)
-        alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
-        U, b = F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:]))), torch.cat(tuple(self.b))
+        U, b, alpha = self._whole()
         if self.update == "simultaneous":
             return leaky_recurrence(x, U, self.dense(), b, alpha, h)
         steps, rest = len(x), len(self.layers) - 1
         x = F.pad(torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)[:-1], (0, 0, 0, 0, 0, rest))
-        turn = torch.arange(len(x), device=x.device)[:, None] - torch.arange(len(sizes), device=x.device)
+        turn = torch.arange(len(x), device=x.device)[:, None] - torch.arange(len(self.layers), device=x.device)
         moves = (turn >= 0) & (turn < 2 * steps) & (turn % 2 == 0)
+        sizes = torch.tensor(self.layers, device=x.device)
         moves = moves.repeat_interleave(sizes, 1, output_size=sum(self.layers))
         halves = leaky_recurrence(x, U, self.dense(), b, alpha * moves, h).split(self.layers, -1)
         return torch.cat([layer[k : k + 2 * steps : 2] for k, layer in enumerate(halves)], -1)
+
+    def outputs(self, x: Tensor, h: Tensor, V: Tensor, c: Tensor) -> Tensor:
+        """Map x (time, batch, input) and h (batch, all layers) to V tanh(h) + c after each step.
+
+        Simultaneous layers are adaptive recurrent units whose rate is tanh of their current at once.
+        """
+        if self.update == "sequential":
+            return F.linear(self.activity(self.sequence(x, h)), V, c)
+        U, b, alpha = self._whole()
+        return aru_network(x, U, self.dense(), b, alpha, torch.ones_like(alpha), h, torch.tanh(h), V, c, f=torch.tanh)
+
+    def _whole(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return U, b and alpha of the one layer that the stack is."""
+        sizes = torch.tensor(self.layers, device=self.b[0].device)
+        alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
+        return F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:]))), torch.cat(tuple(self.b)), alpha
 
 
 class ARUCell(nn.Module):

@@ -43,7 +43,8 @@ class NextStep(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict in open loop: map x (time, sequences, features) to what comes one step later, same shape."""
-        return self.read_out(unroll(self.cell, x, self.h0))
+        V = nn.functional.pad(self.V, (0, sum(self.cell.layers[1:])))
+        return unroll(self.cell, x, self.h0, read_out=(V, self.c))
 
     def generate(self, x: Tensor, n_steps: int) -> Tensor:
         """Predict in closed loop: hear the first value x (sequences, features), then each own prediction.
