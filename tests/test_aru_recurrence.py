@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ts_helpers.lanes import LARGEST
 from ts_helpers.recurrence import applies_to, aru_network, aru_recurrence, identity
 
 ACTIVATIONS = {
@@ -23,7 +24,7 @@ SHAPES = [
     dict(features=1),
     dict(outputs=3),
     dict(batch=15, units=13, features=7, outputs=6),  # every width of product that is held in registers
-    dict(units=41),  # above lanes.LARGEST
+    dict(units=LARGEST + 1),
 ]
 BLOCKS = dict(time=30, batch=4, features=50, units=41, outputs=50)  # products that go to BLAS in parts
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -281,7 +282,7 @@ def test_second_derivative_of_aru_is_refused(function):
 
 
 @BOTH_TYPES
-@pytest.mark.parametrize("networks", [1, 7, 8, 9, 19])
+@pytest.mark.parametrize("networks", [1, 2, 3, 7, 8, 9, 19])
 def test_stack_of_any_size_equals_single_networks(networks, dtype):
     stacked = inputs(networks=networks, dtype=dtype)
     together, grads = torch.vmap(aru_network)(*stacked), gradients(torch.vmap(aru_network), stacked)
@@ -343,7 +344,7 @@ def test_vmap_over_grad_equals_the_gradients_of_single_aru_networks(shared):
 
 
 @BOTH_TYPES
-@pytest.mark.parametrize("shape", [dict(), dict(units=41)], ids=str)
+@pytest.mark.parametrize("shape", [dict(), dict(units=LARGEST + 1)], ids=str)
 def test_threads_do_not_change_the_bits(shape, dtype):
     stacked = inputs(**shape, networks=19, dtype=dtype)
     before = torch.get_num_threads()

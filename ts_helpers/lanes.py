@@ -9,10 +9,11 @@ import numpy as np
 
 from ts_helpers import kernels
 from ts_helpers.kernels import ALONE, COMPILE, activate, add_product, slope_of
-from ts_helpers.vectors import FAST, LANES, each, gathered, product, scatter, turned
+from ts_helpers.vectors import FAST, LANES, each, gathered, product, products, scatter, turned
 
 FEWEST = 3  # networks; less go faster one by one
 LARGEST = 128  # units of a network; beyond, BLAS is faster
+NEAR = 2**16  # numbers of a few steps, which a core's second cache holds beside the weights
 
 
 def _leak(builder, arrays, own):  # type: ignore[no-untyped-def]
@@ -92,20 +93,46 @@ def _backward_lanes(  # type: ignore[no-untyped-def]
     dUs, dWs, dVs = np.zeros_like(Us), np.zeros_like(Ws), np.zeros_like(Vs)
     g, g_r = np.zeros(size, x.dtype), np.zeros(size, x.dtype)
     moved, moved_r, pushed = np.zeros_like(a), np.zeros_like(a), np.zeros_like(a)
-    p, slope = np.empty(size, x.dtype), np.empty(size, x.dtype)
+    slope, vectors, steps = np.empty(size, x.dtype), 3 * units * batch, max(1, NEAR // (3 * size))
+    last = time
     for t in range(time - 1, -1, -1):
         start = 3 * t * size
-        pull, active = flat[start : start + size], flat[start + size : start + 2 * size]
-        after = flat[start + 2 * size : start + 3 * size]
-        before = flat[start - size : start] if t else first
+        pull, active, after = flat[start:], flat[start + size : start + 2 * size], flat[start + 2 * size :]
+        before = flat[start - size :] if t else first
         heard, said = xs[t * batch * features * LANES :], ys[t * batch * outputs * LANES :]
-        product(dVs, units, 1, said, 1, outputs, after, 1, batch, outputs, units, batch, False)
         product(g_r, batch, 1, Vs, 1, units, said, 1, outputs, units, batch, outputs, False)
         slope_of(f, active, slope)
-        _back_all((g_r, g, active, before, slope, pull, g_r, g, p, a, a_r, moved, moved_r, pushed), units, batch)
+        _back_all((g_r, g, active, before, slope, pull, g_r, g, pull, a, a_r, moved, moved_r, pushed), units, batch)
+        p = pull  # from here on
         product(g_r, batch, 1, Ws, 1, units, p, batch, 1, units, batch, units, False)
-        product(dWs, units, 1, p, batch, 1, before, 1, batch, units, units, batch, False)
-        product(dUs, features, 1, p, batch, 1, heard, features, 1, units, features, batch, False)
+        if last - t == steps or t <= 1:  # what the weights get, of several steps at once: sums stay in registers
+            n_steps, apart = last - t, batch * outputs
+            products(
+                dVs, units, 1, said, 1, outputs, after, 1, batch, outputs, units, batch, n_steps, apart, vectors, False
+            )
+            apart = batch * features
+            products(
+                dUs,
+                features,
+                1,
+                p,
+                batch,
+                1,
+                heard,
+                features,
+                1,
+                units,
+                features,
+                batch,
+                n_steps,
+                vectors,
+                apart,
+                False,
+            )
+            products(
+                dWs, units, 1, p, batch, 1, before, 1, batch, units, units, batch, n_steps, vectors, vectors, False
+            )
+            last = t
         if dx.shape[3]:
             into = dxs[t * batch * features * LANES :]
             product(into, 1, features, Us, 1, features, p, batch, 1, features, batch, units, True)

@@ -31,11 +31,11 @@ def _block(rows: int, columns: int) -> Any:
     """Return an instruction that makes a block of a product of matrices of vectors, held in registers."""
 
     @intrinsic
-    def block(context, out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, fresh):  # type: ignore[no-untyped-def]
-        signature = types.void(out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, fresh)
+    def block(context, out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, outer, ua, ub, fresh):  # type: ignore[no-untyped-def]
+        signature = types.void(out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, outer, ua, ub, fresh)
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, fresh = arguments
+            out, o, po, so, a, i, pa, sa, b, j, sb, cb, depth, outer, ua, ub, fresh = arguments
             (out, align), (a, _), (b, _) = (
                 _vectors(context, builder, signature.args[k], arguments[k]) for k in (0, 4, 8)
             )
@@ -54,13 +54,16 @@ def _block(rows: int, columns: int) -> Any:
             with builder.if_then(builder.not_(builder.trunc(fresh, ir.IntType(1)))):
                 for p, c in places:
                     builder.store(load(out, at(o, (po, p), (so, c))), sums[p, c])
-            with cgutils.for_range(builder, depth) as loop:
-                i_s, j_s = (builder.add(x, builder.mul(s, loop.index)) for x, s in ((i, sa), (j, sb)))
+            with cgutils.for_range(builder, outer) as turn, cgutils.for_range(builder, depth) as loop:
+                i_s, j_s = (
+                    builder.add(builder.add(x, builder.mul(u, turn.index)), builder.mul(s, loop.index))
+                    for x, u, s in ((i, ua, sa), (j, ub, sb))
+                )
                 lefts = [load(a, at(i_s, (pa, p))) for p in range(rows)]
                 rights = [load(b, at(j_s, (cb, c))) for c in range(columns)]
                 for p, c in places:
-                    product = builder.fmul(lefts[p], rights[c], flags=("contract",))
-                    builder.store(builder.fadd(builder.load(sums[p, c]), product, flags=("contract",)), sums[p, c])
+                    product = builder.fmul(lefts[p], rights[c], flags=FAST)
+                    builder.store(builder.fadd(builder.load(sums[p, c]), product, flags=FAST), sums[p, c])
             for p, c in places:
                 builder.store(builder.load(sums[p, c]), builder.gep(out, [at(o, (po, p), (so, c))]), align=align)
             return context.get_dummy_value()
@@ -70,34 +73,40 @@ def _block(rows: int, columns: int) -> Any:
     return block
 
 
-_2x4, _2x2, _2x1, _1x4, _1x2, _1x1 = (_block(rows, columns) for rows in (2, 1) for columns in (4, 2, 1))
+_2x5, _2x2, _2x1, _1x5, _1x2, _1x1 = (_block(rows, columns) for rows in (2, 1) for columns in (5, 2, 1))
 
 
 @numba.njit(**COMPILE)
 def product(out, po, so, a, pa, sa, b, sb, cb, rows, columns, depth, fresh):  # type: ignore[no-untyped-def]
-    """out[po p + so c] (+)= sum over s of a[pa p + sa s] b[sb s + cb c]; in vectors. fresh: what was there goes."""
+    """out[po p + so c] (+)= sum over s < depth of a[pa p + sa s] b[sb s + cb c]; fresh: what was there goes."""
+    products(out, po, so, a, pa, sa, b, sb, cb, rows, columns, depth, 1, 0, 0, fresh)
+
+
+@numba.njit(**COMPILE)
+def products(out, po, so, a, pa, sa, b, sb, cb, rows, columns, depth, outer, ua, ub, fresh):  # type: ignore[no-untyped-def]
+    """The sum of as many products as outer says, of arrays that begin ua and ub vectors further each time."""
     p = 0
     while p < rows:
         c = 0
         if p + 2 <= rows:
-            while c + 4 <= columns:
-                _2x4(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
-                c += 4
-            if c + 2 <= columns:
-                _2x2(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
+            while c + 5 <= columns:
+                _2x5(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
+                c += 5
+            while c + 2 <= columns:
+                _2x2(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
                 c += 2
             if c < columns:
-                _2x1(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
+                _2x1(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
             p += 2
         else:
-            while c + 4 <= columns:
-                _1x4(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
-                c += 4
-            if c + 2 <= columns:
-                _1x2(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
+            while c + 5 <= columns:
+                _1x5(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
+                c += 5
+            while c + 2 <= columns:
+                _1x2(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
                 c += 2
             if c < columns:
-                _1x1(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, fresh)
+                _1x1(out, p * po + c * so, po, so, a, p * pa, pa, sa, b, c * cb, sb, cb, depth, outer, ua, ub, fresh)
             p += 1
 
 
