@@ -5,6 +5,7 @@ import xarray as xr
 
 from ts_helpers import aru
 from ts_helpers.cells import ARUCell, ARUStack, unroll
+from ts_helpers.datasets.teachers import smoothed_noise
 from ts_helpers.timescales import Direct
 
 
@@ -129,6 +130,22 @@ def test_teacher_data_repeat_with_their_seed():
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("how", [dict(window=1, order=0), dict(window=15), dict(window=5, order=2)], ids=str)
+def test_teacher_data_smooth_their_noise_as_told(how):
+    x, _, held_out, _ = aru.teacher_data(network(), n_train=3, n_valid=2, seed=(0, 2), **how)
+    expected = smoothed_noise(20, 5, 2, generator=aru.generator_of(0, 2), **dict(order=3) | how)
+    torch.testing.assert_close(torch.cat([x, held_out], 1), expected)
+
+
+@pytest.mark.parametrize("alpha", [(0.3, 0.6), (1.0, 0.05)])
+def test_resting_cell_stays_where_it_is_while_the_input_does(alpha):
+    cell = network(alpha).cell.double().requires_grad_(False)
+    rest = aru.resting(cell, 0.7)
+    states = unroll(cell, torch.full((30, 2, 2), 0.7, dtype=torch.float64), rest.expand(2, -1))
+    torch.testing.assert_close(states, rest.expand(30, 2, -1), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(rest, aru.resting(cell), atol=1e-3)
+
+
 def test_loss_is_the_mean_squared_error():
     net, x, y = network().double(), normal(6, 4, 2), normal(6, 4, 2, seed=1)
     errors = [(a - b) ** 2 for a, b in zip(net(x).detach().flatten().tolist(), y.flatten().tolist(), strict=True)]
@@ -173,6 +190,18 @@ def test_learned_and_fixed_alphas_are_trained_side_by_side(make):
         np.testing.assert_allclose(own.watched["loss"][0], seen, rtol=1e-9)
         for p, q in zip(one.parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [7, 40])
+def test_minibatches_have_the_size_that_is_asked_for(batch):
+    sizes = []
+
+    def seen(net, x, y):
+        sizes.append(x.shape[1])
+        return aru.loss(net, x, y)
+
+    aru.fit([network().double()], aru.for_each(some_data(), 1), True, loss=seen, batch=batch, **HOW | dict(epochs=1))
+    assert sizes == [10, *[batch] * (40 // batch), *([40 % batch] if 40 % batch else []), 10]  # held out at both ends
 
 
 def test_gated_units_are_trained_though_they_have_no_alphas():

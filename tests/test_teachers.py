@@ -38,6 +38,10 @@ def test_smoothed_noise_has_the_stated_mean_and_range():
     assert 0 < outside < 0.05  # a few
 
 
+def test_noise_through_a_window_of_one_step_stays_white():
+    assert torch.equal(smoothed(window=1, order=0), torch.rand(20, 6, 2, generator=generator()))
+
+
 def test_smoothed_noise_of_one_window_is_one_polynomial():
     x = smoothed(n_steps=7).numpy()
     for s in range(6):

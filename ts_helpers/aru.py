@@ -122,17 +122,40 @@ def network(
     return Network(cell, units, features[1], scale=scale, generator=generator)
 
 
+def resting(cell: ARUCell, level: float = 0.5) -> Tensor:
+    """Return the state (2 hidden,) in which a constant input leaves a cell, whatever its alphas.
+
+    Found by going back and forth between ``I = W r + U x + b`` and ``r = f(I)``, which settles where units excite one
+    another weakly.
+    """
+    with torch.no_grad():
+        r = torch.zeros_like(cell.b)
+        for _ in range(500):
+            I = cell.W @ r + cell.U.sum(1) * level + cell.b  # noqa: E741
+            r = cell.f(I)
+    return torch.cat([I, r])
+
+
 def teacher_data(
-    teacher: Network, *, features: int = 2, n_train: int = 400, n_valid: int = 100, seed: Sequence[int]
+    teacher: Network,
+    *,
+    features: int = 2,
+    n_train: int = 400,
+    n_valid: int = 100,
+    window: int = 7,
+    order: int = 3,
+    seed: Sequence[int],
 ) -> list[Tensor]:
     """Return inputs and what a teacher makes of them: x and y to train on, x and y held out.
 
-    Source: "Simulations": 500 sequences of 20 steps, 400 for training, 100 for validation.
+    Source: "Simulations": 500 sequences of 20 steps, 400 for training, 100 for validation. Window and order of the
+    filter are open there, see `smoothed_noise`; 1 and 0 leave the noise white.
 
     Returns:
         Four tensors (20, sequences, features).
     """
-    x = smoothed_noise(20, n_train + n_valid, features, generator=generator_of(*seed))
+    generator = generator_of(*seed)
+    x = smoothed_noise(20, n_train + n_valid, features, window=window, order=order, generator=generator)
     with torch.no_grad():
         y = teacher(x)
     return [x[:, :n_train], y[:, :n_train], x[:, n_train:], y[:, n_train:]]
@@ -155,6 +178,7 @@ def fit(
     learn: Sequence[bool] | bool,
     *,
     epochs: int,
+    batch: int = BATCH,
     order: int,
     every: int,
     loss: Callable[..., Tensor] = loss,
@@ -168,7 +192,7 @@ def fit(
         networks: of one architecture.
         data: x and y to train on, x and y held out, each (networks, time, sequences, features).
         learn: whether a network learns its alphas; for networks that have none, False.
-        epochs, order, every, checkpoint, name: see `train`.
+        epochs, batch, order, every, checkpoint, name: see `train`.
         loss: what is trained; it is watched as ``loss``.
         watch: further measures.
     """
@@ -179,7 +203,7 @@ def fit(
         loss,
         data[:2],
         epochs=epochs,
-        batch=BATCH,
+        batch=batch,
         order=order,
         lr=LR,
         factors={"*alpha*": learned} if adaptive else None,
