@@ -7,6 +7,7 @@ run in its processor's nearest cache, one network after the other.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
     Raises:
         ValueError: shapes do not fit.
     """
-    _check(x, U=U, W=W, b=b, alpha=alpha, h=h)
+    check(x, U=U, W=W, b=b, alpha=alpha, h=h)
     steps = alpha if alpha.ndim == 2 else alpha[None]
     none = x.new_empty(0), x.new_empty(len(h), 0)
     return _apply(TANH, x, U, W, b, steps, none[0], h, none[1])[0]
@@ -101,7 +102,7 @@ def aru_recurrence(
         ValueError: shapes do not fit, or f is another function.
     """
     _check_f(f)
-    _check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
+    check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
     return _apply(_COMPILED[f], x, U, W, b, alpha_s[None], alpha_r, I, r)
 
 
@@ -137,7 +138,7 @@ def aru_network(
         ValueError: shapes do not fit, or f is another function.
     """
     _check_f(f)
-    _check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
+    check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
     if V.ndim != 2 or V.shape[1] != len(W) or c.shape != V.shape[:1]:
         raise ValueError(
             f"V and c must be (features, {len(W)}) and (features,), got {tuple(V.shape)}, {tuple(c.shape)}"
@@ -153,12 +154,14 @@ def _check_f(f: Callable[[Tensor], Tensor]) -> None:
         raise ValueError(f"f must be torch.tanh, torch.sigmoid, torch.relu or recurrence.identity, got {f!r}")
 
 
-def _check(x: Tensor, **others: Tensor) -> None:
+def check(x: Tensor, **others: Tensor) -> None:
     """Refuse shapes and types that do not fit."""
     (time, batch, features), units = x.shape, len(others["W"])
+    gates = others["b_g"].numel() if "b_g" in others else units
     fitting: dict[str, list[tuple[int, ...]]] = {
         "U": [(units, features)], "W": [(units, units)], "alpha": [(units,), (time, units)],
         "h": [(batch, units)], "I": [(batch, units)], "r": [(batch, units)],
+        "U_g": [(gates, features)], "W_g": [(gates, units)], "b_g": [(units,), (1,)],
     }  # fmt: skip
     for name, tensor in others.items():
         shapes = fitting.get(name, [(units,)])
@@ -175,6 +178,23 @@ def _apply(f: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     return currents[0], rates[0]
 
 
+class Once(torch.autograd.Function):
+    """Base of the gradients, which have none of their own."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        """Refuse.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("a compiled recurrence can be differentiated once only; step the cell in a loop instead")
+
+
 class _Recurrence(torch.autograd.Function):
     """Both recurrences of a stack of networks, which come first in every tensor; without rates it is the leaky one."""
 
@@ -184,7 +204,7 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Return the currents and rates after each step."""
         currents, rates = x.new_empty(*x.shape[:3], h.shape[-1]), x.new_empty(*x.shape[:3], r.shape[-1])
-        _share_out(kernels.forward, f, x, U, W, b, alpha, alpha_r, h, r, currents, rates)
+        share_out(partial(kernels.forward, f), x, U, W, b, alpha, alpha_r, h, r, currents, rates)
         return currents, rates
 
     @staticmethod
@@ -206,10 +226,10 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_Recurrence, info, in_dims, inputs)
+        return fold(_Recurrence, info, in_dims, inputs)
 
 
-class _RecurrenceBackward(torch.autograd.Function):
+class _RecurrenceBackward(Once):
     r"""The gradients of `_Recurrence`, carried back through time.
 
     With :math:`p_t = \alpha_s g^I_t`, which is also the gradient of the drive:
@@ -238,26 +258,13 @@ class _RecurrenceBackward(torch.autograd.Function):
         """Return the gradients of x (empty unless asked for), U, W, b, both alphas, h and r."""
         likes = (x if for_x else x[..., :0], U, W, W[:, 0], alpha, alpha_r, h, r)
         made = [torch.zeros_like(like, memory_format=torch.contiguous_format) for like in likes]
-        _share_out(kernels.backward, f, grad, grad_r, x, U, W, alpha, alpha_r, h, r, currents, rates, *made)
+        share_out(partial(kernels.backward, f), grad, grad_r, x, U, W, alpha, alpha_r, h, r, currents, rates, *made)
         return tuple(made)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep nothing: there is no second derivative."""
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        """Refuse.
-
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError("a compiled recurrence can be differentiated once only; step the cell in a loop instead")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_RecurrenceBackward, info, in_dims, inputs)
+        return fold(_RecurrenceBackward, info, in_dims, inputs)
 
 
 class _Network(torch.autograd.Function):
@@ -268,7 +275,7 @@ class _Network(torch.autograd.Function):
         """Return the outputs."""
         x, V = tensors[0], tensors[-2]
         y = x.new_empty(*x.shape[:3], V.shape[1])
-        _share_out(lanes.forward, f, *tensors, y)
+        share_out(partial(lanes.forward, f), *tensors, y)
         return (y,)
 
     @staticmethod
@@ -287,10 +294,10 @@ class _Network(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_Network, info, in_dims, inputs)
+        return fold(_Network, info, in_dims, inputs)
 
 
-class _NetworkBackward(torch.autograd.Function):
+class _NetworkBackward(Once):
     """The gradients of `_Network`; those of `_Recurrence`, and of its read-out."""
 
     @staticmethod
@@ -301,20 +308,17 @@ class _NetworkBackward(torch.autograd.Function):
             torch.zeros_like(like, memory_format=torch.contiguous_format)
             for like in (x if for_x else x[..., :0], *rest, V, V[:, :, 0])
         ]
-        _share_out(lanes.backward, f, *tensors, *made)
+        share_out(partial(lanes.backward, f), *tensors, *made)
         return tuple(made)
-
-    setup_context = _RecurrenceBackward.setup_context
-    backward = _RecurrenceBackward.backward
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        return _fold(_NetworkBackward, info, in_dims, inputs)
+        return fold(_NetworkBackward, info, in_dims, inputs)
 
 
-def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
-    """Rule of `torch.func.vmap` for both functions: the mapped dimension joins that of the networks."""
+def fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
+    """Rule of `torch.func.vmap` for all of them: the mapped dimension joins that of the networks."""
     folded = [
         x
         if not isinstance(x, Tensor)
@@ -328,15 +332,15 @@ def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tup
 _POOL = ThreadPoolExecutor(os.cpu_count())
 
 
-def _share_out(kernel: Any, f: int, *tensors: Tensor) -> None:
-    """Run a kernel on a stack of networks, a share of it, in eights, in each of torch's threads."""
+def share_out(kernel: Callable[..., None], *tensors: Tensor, at_once: int = lanes.LANES) -> None:
+    """Run a kernel on a stack of networks, a share of it, so many at once, in each of torch's threads."""
     arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
-    eights = -(-len(arrays[0]) // lanes.LANES)
-    shares = min(eights, torch.get_num_threads())
+    groups = -(-len(arrays[0]) // at_once)
+    shares = min(groups, torch.get_num_threads())
     if shares < 2:
-        kernel(f, *arrays)
+        kernel(*arrays)
         return
-    cuts = [lanes.LANES * (eights * k // shares) for k in range(1, shares)]
+    cuts = [at_once * (groups * k // shares) for k in range(1, shares)]
     parts = zip(*(np.split(array, cuts) for array in arrays), strict=True)
-    for done in [_POOL.submit(kernel, f, *part) for part in parts]:
+    for done in [_POOL.submit(kernel, *part) for part in parts]:
         done.result()
