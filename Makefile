@@ -73,6 +73,7 @@ bench: .venv/.book
 	@$(BIN)/python benchmarks/oscillator.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ensembles.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/landscapes.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gated.py
 
 clean:
 	@rm -rf _build book/static/vendor
