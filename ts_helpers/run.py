@@ -241,6 +241,9 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        # glibc gives large arrays back to the system at once, and has their pages made anew a step of training later
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
     }
     failed = 0
     with tempfile.TemporaryDirectory() as profile:
