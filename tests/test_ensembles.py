@@ -452,6 +452,20 @@ def test_every_stack_has_its_own_checkpoint(tmp_path, minutes, monkeypatch):
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
+@pytest.mark.parametrize(("fit", "stacks"), [(0, 5), (2, 3), (5, 1)])
+def test_ensemble_larger_than_memory_is_split_and_ends_the_same(fit, stacks, tmp_path, monkeypatch):
+    whole, parts, data = networks_of(5), networks_of(5), sequences_of(5)
+    how = dict(epochs=3, batch=2, lr=0.02, watch=MEASURES, every=1)
+    expected = train(whole, loss, data, **how)
+    one = ensembles._Stack(parts[:1], [tensor[:1] for tensor in data]).footprint(2)
+    monkeypatch.setattr(ensembles, "MEMORY", (fit + 0.5) * one)
+    history = train(parts, loss, data, checkpoint=tmp_path, **how)
+    assert len(list(tmp_path.glob("*.npz"))) == stacks
+    for key in MEASURES:
+        np.testing.assert_allclose(history.watched[key], expected.watched[key], rtol=1e-10)
+    torch.testing.assert_close(values(parts), values(whole), rtol=1e-9, atol=1e-9)
+
+
 def test_finished_training_is_not_done_again(tmp_path):
     first, weights, _ = trained(tmp_path / "new" / "folder")
     second, again, calls = trained(tmp_path / "new" / "folder")

@@ -43,6 +43,8 @@ class History:
 
 AT_ONCE, NUMBERS = 20, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
 # that, more bring no speed on a CPU, and fall out of its cache
+MEMORY, STATES = 4 * 2**30, 8  # bytes that a step of a stack may take, and arrays (time, batch, units) that a network
+# keeps for its backward pass; it has no more units than the square root of its parameters
 
 
 def train(
@@ -66,9 +68,9 @@ def train(
 ) -> History:
     """Train networks side by side, each as if alone: Adam on its own loss, with its own clipping and rates.
 
-    The networks are stacked, `AT_ONCE` or more at a time, and run under `torch.func.vmap`; their parameters are changed
-    in place at the end. A network whose loss or gradient is no longer finite is frozen as it was, and noted; the others
-    go on.
+    The networks are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run
+    under `torch.func.vmap`; their parameters are changed in place at the end. A network whose loss or gradient is no
+    longer finite is frozen as it was, and noted; the others go on.
 
     Args:
         networks: of one architecture; their parameters may differ.
@@ -115,7 +117,7 @@ def train(
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times factors must be finite and 0 or more for every network")
     least = stack.spread(floors or {}, -math.inf)
-    at_once = max(AT_ONCE, NUMBERS // stack.values.shape[1])
+    at_once = min(max(AT_ONCE, NUMBERS // stack.values.shape[1]), max(1, int(MEMORY / stack.footprint(batch))))
     parts = [slice(i, i + at_once) for i in range(0, len(networks), at_once)]
     _Stack(networks, watch_on or ())  # refuses what does not fit
     histories = []
@@ -305,6 +307,16 @@ class _Stack:
         self.trainable = torch.stack(trained).to(self.values.device)
         _, self.buffers = stack_module_state(list(networks))
         self.base = _Call(networks[0])
+
+    def footprint(self, batch: int | None) -> float:
+        """Return about how many bytes a step of one network takes: minibatch, states, and Adam's numbers."""
+        size, numbers = self.values.shape[1], 4.0 * self.values.shape[1]
+        for i, tensor in enumerate(self.data):
+            share = 1.0 if batch is None else batch / tensor.shape[2]
+            numbers += share * tensor[0].numel()
+            if i == 0:  # time and batch, if it has them
+                numbers += share * math.prod(tensor.shape[1:3]) * STATES * math.sqrt(size)
+        return numbers * self.values.element_size()
 
     def column(self, value: PerNetwork, what: str) -> Tensor:
         """Return one number, or one a network, as a column (networks, 1)."""
