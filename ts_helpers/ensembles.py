@@ -41,7 +41,7 @@ class History:
     seconds: float
 
 
-AT_ONCE, NUMBERS = 20, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
+AT_ONCE, NUMBERS = 32, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
 # that, more bring no speed on a CPU, and fall out of its cache
 MEMORY, STATES = 4 * 2**30, 8  # bytes that a step of a stack may take, and arrays (time, batch, units) that a network
 # keeps for its backward pass; it has no more units than the square root of its parameters
