@@ -200,39 +200,34 @@ def _turn(context, rows, start, stride, last, columns, first, back):  # type: ig
 
 
 @numba.njit(**COMPILE)
-def gather(array, n, vectors):  # type: ignore[no-untyped-def]
-    """Set vectors to the numbers of `LANES` networks from n on; where there are less, the last one stands in."""
+def _move(array, n, vectors, back):  # type: ignore[no-untyped-def]
+    """Set vectors to the numbers of `LANES` networks from n on, the last one again where there are less; or back."""
     flat, size = array.ravel(), array[0].size
     last, m = len(array) - 1 - n, 0
     while m + LANES <= size:
-        _turn(flat, n * size + m, size, last, vectors, m, False)
+        _turn(flat, n * size + m, size, last, vectors, m, back)
         m += LANES
     for k in range(LANES):
         row = (n + min(k, last)) * size
         for i in range(m, size):
-            vectors[i * LANES + k] = flat[row + i]
-
-
-@numba.njit(**COMPILE)
-def scatter(vectors, array, n):  # type: ignore[no-untyped-def]
-    """Put vectors where `gather` found them."""
-    flat, size = array.ravel(), array[0].size
-    last, m = len(array) - 1 - n, 0
-    while m + LANES <= size:
-        _turn(flat, n * size + m, size, last, vectors, m, True)
-        m += LANES
-    for k in range(LANES):
-        row = (n + min(k, last)) * size
-        for i in range(m, size):
-            flat[row + i] = vectors[i * LANES + k]
+            if back:
+                flat[row + i] = vectors[i * LANES + k]
+            else:
+                vectors[i * LANES + k] = flat[row + i]
 
 
 @numba.njit(**COMPILE)
 def gathered(array, n):  # type: ignore[no-untyped-def]
-    """Return what `gather` sets."""
+    """Return the numbers of eight networks from n on as vectors; where there are less, the last one stands in."""
     vectors = np.empty(array[0].size * LANES, array.dtype)
-    gather(array, n, vectors)
+    _move(array, n, vectors, False)
     return vectors
+
+
+@numba.njit(**COMPILE)
+def scatter(vectors, array, n):  # type: ignore[no-untyped-def]
+    """Put vectors where `gathered` found them."""
+    _move(array, n, vectors, True)
 
 
 @numba.njit(**COMPILE)
