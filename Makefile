@@ -17,7 +17,7 @@ help:
 	@echo "make book    execute the notebooks that are out of date, and build $(HTML)  [SCALE=smoke|book|paper]"
 	@echo "make test    lint, unit tests, every notebook at smoke scale, strict build, browser checks"
 	@echo "make lab     JupyterLab on the notebooks"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmarks  [BENCH=--quick or --record]"
 	@echo "make clean   remove what was built; .venv stays"
 
 # --- set-up: pins from constraints.txt, one stamp for each set of packages
@@ -36,6 +36,11 @@ help:
 .venv/.lab: .venv/.book
 	@echo "installing JupyterLab"
 	@$(PIP) install -c constraints.txt -e '.[lab]'
+	@touch $@
+
+.venv/.bench: .venv/.book
+	@echo "installing JAX, which the benchmarks compare with"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@touch $@
 
 book/static/vendor/.complete: .venv/.book tools/vendor_assets.py
@@ -69,11 +74,8 @@ test: lint book/static/vendor/.complete _build/axe/.complete
 lab: .venv/.lab
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-bench: .venv/.book
-	@$(BIN)/python benchmarks/oscillator.py
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ensembles.py
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/landscapes.py
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gated.py
+bench: .venv/.bench
+	@$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean:
 	@rm -rf _build book/static/vendor

@@ -1,0 +1,246 @@
+"""Every way to train the book's networks, side by side: what a step costs, and how that grows.
+
+    python benchmarks/run.py [--quick] [--only PART] [--out FILE | --record]
+
+It runs on one core with one thread. In each repetition every way takes its turn; ratios are taken within a repetition.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import memory
+import numpy as np
+import torch
+from oscillator import RING_WAYS, Ring
+from ways import WAYS, Absent, Way
+from workloads import WORKLOADS
+
+from ts_helpers.ensembles import AT_ONCE, NUMBERS
+from ts_helpers.places import RESULTS, ROOT
+
+ALONE = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}
+RECORD = RESULTS / "engine" / "benchmark.paper.json"
+PARTS: dict[str, tuple[Any, Mapping[str, Any]]] = {
+    "oscillator": (Ring(), RING_WAYS),
+    **{name: (work, WAYS) for name, work in WORKLOADS.items()},
+}
+GOALS = [  # the engine is to be so many times faster
+    {"workload": "landscape, 10 units", "against": "JAX", "ratio": 5.0},
+    {"workload": "landscape, 10 units", "against": "plain vmap", "ratio": 3.0},
+    {"workload": "landscape, 10 units", "against": "careful loop", "ratio": 80.0},
+    {"workload": "MTRNN", "against": "plain vmap", "ratio": 3.0},
+    {"workload": "gated warp", "against": "JAX", "ratio": 1.5},
+    {"workload": "gated warp", "against": "products alone", "ratio": 0.5},
+]
+SCALED = "landscape, 10 units"
+SCALES = {
+    "networks": (1, 8, 40, 200, 1000, 5000),
+    "units": (5, 10, 20, 40, 80, 160),
+    "steps": (10, 20, 40, 80, 160, 320),
+    "batch": (5, 10, 20, 40, 80, 160),
+}
+SCALED_WAYS = ("plain vmap", "engine", "JAX", "products alone")
+
+
+def build(work: Any, ways: Mapping[str, Any]) -> tuple[dict[str, Way], dict[str, str]]:
+    """Return the ways there are, and for each that there is not, why."""
+    there, absent = {}, {}
+    for name, way in ways.items():
+        try:
+            there[name] = way(work)
+        except Absent as reason:
+            absent[name] = str(reason)
+    return there, absent
+
+
+def prove(ways: Mapping[Hashable, Way]) -> None:
+    """Refuse ways that do not do the same work: loss and gradient of a network, before and after three steps.
+
+    Raises:
+        AssertionError: naming the way that differs.
+    """
+    found = {}
+    for name, way in ways.items():
+        if hasattr(way, "measure"):  # limits train nothing
+            before = way.measure()
+            way.train(3)
+            found[name] = [*before, *way.measure()]
+    for name, values in found.items():
+        np.testing.assert_allclose(values, next(iter(found.values())), rtol=2e-3, err_msg=f"{name} does other work")
+
+
+def repeat(ways: Mapping[Any, Way], repetitions: int, seconds: float) -> dict[Any, list[float]]:
+    """Return for each way the seconds of a step of one network, in each repetition.
+
+    Args:
+        ways: what takes turns, another one first in each repetition.
+        repetitions: how many.
+        seconds: a turn lasts so long, or one step.
+    """
+    steps = {name: max(1, round(seconds / max(way.train(1), 1e-9))) for name, way in ways.items()}
+    times: dict[Any, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for turn in range(repetitions):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(ways[name].train(steps[name]) / steps[name] / ways[name].networks)
+    return times
+
+
+def ratio(times: Sequence[float], over: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, least and largest of the ratios within repetitions."""
+    ratios = [a / b for a, b in zip(times, over, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def compare(name: str, repetitions: int, seconds: float) -> dict[str, Any]:
+    """Time every way of a workload, when it is proved that they do the same."""
+    work, known = PARTS[name]
+    ways, absent = build(work, known)
+    prove(ways)
+    by = getattr(ways["products alone"], "by", "Numba")
+    return {"sizes": work.sizes(), "seconds": repeat(ways, repetitions, seconds), "absent": absent, "products by": by}
+
+
+def scale(repetitions: int, seconds: float) -> dict[str, Any]:
+    """Time some ways over growing sizes, all points of a size in turn."""
+    found = {}
+    for size, values in SCALES.items():
+        base = replace(WORKLOADS[SCALED], networks=96)
+        ways = {}
+        for value in values:
+            there, _ = build(replace(base, **{size: value}), {name: WAYS[name] for name in SCALED_WAYS})
+            ways |= {(name, value): way for name, way in there.items()}
+        times = repeat(ways, repetitions, seconds)
+        names = dict.fromkeys(name for name, _ in times)
+        found[size] = {"values": values, "seconds": {n: [times[n, value] for value in values] for n in names}}
+    return found
+
+
+def remember() -> dict[str, Any]:
+    """Measure the peak memory of a step: of half a stack, a whole one, and more networks than one holds.
+
+    A whole stack is as many networks as `ensembles.train` takes at once; of large networks, as many as are timed.
+    """
+    found: dict[str, Any] = {}
+    for name, work in WORKLOADS.items():
+        at_once = max(AT_ONCE, NUMBERS // work.sizes()["parameters"])
+        kept = work.steps * work.batch * work.units * work.states
+        n = at_once if at_once * kept < 50_000_000 else min(work.networks, at_once)
+        found[name] = {"at once": at_once}
+        for way in ("plain vmap", "engine"):
+            with suppress(Absent):
+                found[name][way] = memory.peaks(name, way, [n // 2, n])
+    found[SCALED]["split"] = memory.peaks(SCALED, "engine", [found[SCALED]["at once"], SCALES["networks"][-1]])
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what the times hang on, beside the versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(), "threads": 1}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute, as far as they are there."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numba", "numpy", "jax"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def git(*words: str) -> str:
+    """Return what git says of the project, or nothing where there is no git."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the times of a workload, and how many times that of the engine they are."""
+    seconds = found["seconds"]
+    reference = next(name for name in ("engine", "torch.nn") if name in seconds)
+    lines = [f"{'':<18}{'us/step/network':>16}  times {reference} [least, largest]"]
+    for name, times in seconds.items():
+        median, low, high = ratio(times, seconds[reference])
+        lines.append(f"{name:<18}{1e6 * statistics.median(times):>16.1f}  {median:.2f} [{low:.2f}, {high:.2f}]")
+    return "\n".join(lines + [f"{name:<18}{why:>16}" for name, why in found["absent"].items()])
+
+
+def against_goals(workloads: Mapping[str, Any]) -> str:
+    """Return, for each goal that was measured, what was reached."""
+    lines = []
+    for goal in GOALS:
+        seconds = workloads.get(goal["workload"], {}).get("seconds", {})
+        if goal["against"] in seconds:
+            reached = ratio(seconds[goal["against"]], seconds["engine"])
+            word = "reached" if reached[0] >= goal["ratio"] else "missed"
+            line = "{workload}, over {against}: {ratio:g} wanted, {0:.2f} [{1:.2f}, {2:.2f}] ".format(*reached, **goal)
+            lines.append(line + word)
+    return "\n".join(lines)
+
+
+def measure(wanted: Sequence[str], repetitions: int, seconds: float) -> dict[str, Any]:
+    """Return all that was wanted, as it is written."""
+    workloads: dict[str, Any] = {}
+    for name in [name for name in PARTS if name in wanted]:
+        workloads[name] = compare(name, repetitions, seconds)
+        print(f"\n{name}: {workloads[name]['sizes']}\n{table(workloads[name])}", flush=True)
+    print(f"\n{against_goals(workloads)}", flush=True)
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "repetitions": repetitions,
+        "seconds": seconds,
+        "goals": GOALS,
+        "workloads": workloads,
+        "scales": scale(repetitions, seconds) if "scales" in wanted else {},
+        "memory": remember() if "memory" in wanted else {},
+    }
+
+
+def alone() -> None:
+    """Start again on one core with one thread, which libraries must know when they are loaded."""
+    if all(os.environ.get(name) == value for name, value in ALONE.items()):
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALONE)
+
+
+def main() -> None:
+    """Run the command line."""
+    parts = [*PARTS, "scales", "memory"]
+    parser = argparse.ArgumentParser(description="Ways to train the book's networks, side by side.")
+    parser.add_argument("--quick", action="store_true", help="short turns: shows that it runs, measures roughly")
+    parser.add_argument("--only", choices=parts, action="append", metavar="PART", help=", ".join(parts))
+    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "benchmark.json", help="where the times go")
+    parser.add_argument("--record", action="store_true", help=f"put them where the book looks, {RECORD.name}")
+    options = parser.parse_args()
+    if options.record and options.only:
+        parser.error("--record takes all parts")
+    alone()
+    torch.set_num_threads(1)
+    found = measure(options.only or parts, *((5, 0.1) if options.quick else (11, 1.0)))
+    out = RECORD if options.record else options.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()
