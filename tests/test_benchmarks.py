@@ -93,7 +93,8 @@ def test_goals_say_what_was_reached():
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_limits_take_the_fastest_of_their_ways(name):
     products = limits.Products(TINY[name])
-    assert products.by in ("np.dot in Numba", "torch.mm", "torch.bmm", "eight at a time")
+    assert set(products.by) <= {"NumPy's BLAS", "torch.mm", "eight at a time", "oneDNN"}
+    assert len(products.by) == 8
     assert products.train(2) > 0
     assert limits.Traffic(TINY[name]).train(2) > 0
 
