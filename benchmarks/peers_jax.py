@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax, nn
 from workloads import Workload
 
-from ts_helpers.ensembles import BETAS, EPSILON
+from ts_helpers.optimizers import BETAS, EPSILON
 from ts_helpers.timescales import raw_name
 
 Parameters = dict[str, Any]  # by the names that they have in torch

@@ -9,6 +9,7 @@ from torch import nn
 from ts_helpers import ensembles
 from ts_helpers.cells import MTRNNCell, unroll
 from ts_helpers.ensembles import train
+from ts_helpers.optimizers import rmsprop
 from ts_helpers.timescales import Clamped, raw_name
 
 TAU = raw_name("cell.alpha")
@@ -369,6 +370,90 @@ def test_network_that_diverges_on_a_minibatch_is_noted_and_leaves_the_others_alo
     assert bool(torch.isfinite(made[1][1]).all())
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 7), (2, 4), (4, 2), (7, 1), (3, 2)])
+def test_epochs_of_so_many_steps_go_through_the_same_passes(steps, epochs, minibatches):
+    whole, parts, data = networks_of(2), networks_of(2), sequences_of(2)
+    train(whole, loss, data, epochs=3, batch=2, order=5, lr=0.02)
+    passes = order_of(minibatches, data)
+    minibatches.clear()
+    history = train(parts, loss, data, epochs=epochs, steps=steps, batch=2, order=5, lr=0.02, watch=MEASURES, every=1)
+    assert order_of(minibatches, data) == passes[: steps * epochs]
+    assert history.epoch.tolist() == list(range(epochs + 1))
+    assert torch.equal(values(parts), values(whole)) == (steps * epochs == len(passes))
+
+
+def test_steps_of_an_epoch_without_minibatches_are_on_all_sequences():
+    whole, parts = networks_of(2), networks_of(2)
+    train(whole, loss, sequences_of(2), epochs=6, lr=0.02)
+    train(parts, loss, sequences_of(2), epochs=2, steps=3, lr=0.02)
+    assert torch.equal(values(parts), values(whole))
+
+
+# RMSprop, and learning rates that are halved
+
+
+@pytest.mark.parametrize("lr", [0.001, 0.02])
+def test_networks_learn_as_in_a_plain_loop_with_torchs_rmsprop(lr, minibatches):
+    networks, plain, data = networks_of(3), networks_of(3), sequences_of(3)
+    train(networks, loss, data, epochs=6, batch=2, optimizer=rmsprop, lr=lr)
+    for i, network in enumerate(plain):
+        optimizer = torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9)
+        for some in minibatches:
+            optimizer.zero_grad()
+            loss(network, *(t[i] for t in some)).backward()
+            optimizer.step()
+    torch.testing.assert_close(values(networks), values(plain), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("held", [None, sequences_of(3, 4, seed=1)], ids=["data", "held out"])
+@pytest.mark.parametrize(("patience", "lr", "factor"), [(1, 0.3, 1.0), (2, 0.3, 0.1), (3, [0.4, 0.001, 0.2], 1.0)])
+def test_rates_are_halved_as_torchs_scheduler_does_network_by_network(patience, lr, factor, held, minibatches):
+    networks, plain, data = networks_of(3), networks_of(3), sequences_of(3)
+    how = dict(epochs=30, steps=2, batch=2, optimizer=rmsprop, lr=lr, factors={TAU: factor})
+    train(networks, loss, data, patience=patience, watch_on=held, **how)
+    rates = []
+    for i, network in enumerate(plain):
+        start = lr if isinstance(lr, float) else lr[i]
+        tau = network.cell.parametrizations.alpha.original
+        others = [p for p in network.parameters() if p is not tau]
+        groups = [{"params": others}, {"params": [tau], "lr": start * factor}]
+        optimizer = torch.optim.RMSprop(groups, lr=start, alpha=0.9)
+        # the one more that torch waits is too many, not the last to be borne
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", 0.5, patience - 1, threshold=0, eps=0)
+        rates.append([])
+        for step, some in enumerate(minibatches, 1):
+            optimizer.zero_grad()
+            loss(network, *(t[i] for t in some)).backward()
+            optimizer.step()
+            if step % 2 == 0:
+                with torch.no_grad():
+                    scheduler.step(loss(network, *(t[i] for t in held or data)))
+                rates[i].append(optimizer.param_groups[0]["lr"] / start)
+    torch.testing.assert_close(values(networks), values(plain), rtol=1e-6, atol=1e-6)
+    assert len({tuple(each) for each in rates}) > 1  # each at its own times
+    assert min(each[-1] for each in rates) <= 1 / 4
+
+
+def test_rates_are_kept_without_patience_and_while_the_loss_falls():
+    falling, plain = networks_of(2), networks_of(2)
+    how = dict(epochs=10, optimizer=rmsprop, lr=1e-4, watch=MEASURES, every=1)
+    history = train(falling, loss, data_of(2), patience=1, **how)
+    assert (np.diff(history.watched["loss"]) < 0).all()
+    train(plain, loss, data_of(2), **how)
+    assert torch.equal(values(falling), values(plain))
+
+
+def test_network_that_diverges_halves_no_rate_but_its_own():
+    networks, others, data = networks_of(3), networks_of(3), data_of(3)
+    how = dict(epochs=12, optimizer=rmsprop, lr=0.3, patience=1)
+    calm = train(others, loss, data, **how)
+    data[0][1, 0, 0, 0] = torch.nan
+    history = train(networks, loss, data, **how)
+    assert calm.diverged.tolist() == [-1, -1, -1]
+    assert history.diverged.tolist() == [-1, 0, -1]
+    assert torch.equal(values(networks)[[0, 2]], values(others)[[0, 2]])
+
+
 # Checkpoints
 
 
@@ -489,10 +574,32 @@ def test_interrupted_minibatches_go_on_to_the_same_bits(tmp_path, minutes, stop,
         assert np.array_equal(resumed.watched[key], whole.watched[key])
 
 
+@pytest.mark.parametrize("stop", [2, 9, 13, 24])
+def test_interrupted_rmsprop_goes_on_to_the_same_bits_with_the_same_halvings(tmp_path, minutes, stop):
+    how = dict(batch=2, steps=2, optimizer=rmsprop, lr=0.3, patience=2, watch_on=sequences_of(3, 4, seed=1))
+    whole, weights, calls = trained(None, data=sequences_of(3), **how)
+    assert calls == 12 * (2 + 1)  # two minibatches an epoch, and the loss on held-out data
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, data=sequences_of(3), stop=stop, **how)
+    resumed, again, calls = trained(tmp_path, data=sequences_of(3), **how)
+    assert calls == (12 - (stop - 1) // 3) * 3
+    assert torch.equal(weights, again)
+    assert not torch.equal(weights, trained(None, data=sequences_of(3), **how | dict(patience=None))[1])
+    for key in MEASURES:
+        assert np.array_equal(resumed.watched[key], whole.watched[key])
+
+
 @pytest.mark.parametrize(
     "change",
-    [dict(batch=3), dict(batch=None), dict(order=8), dict(watch_on=None), dict(watch_on=sequences_of(3, seed=2))],
-    ids=["other size", "all at once", "other order", "nothing held out", "other held out"],
+    [
+        pytest.param(dict(batch=3), id="other size"),
+        pytest.param(dict(batch=None), id="all at once"),
+        pytest.param(dict(steps=4), id="other steps"),
+        pytest.param(dict(patience=2), id="patience"),
+        pytest.param(dict(order=8), id="other order"),
+        pytest.param(dict(watch_on=None), id="nothing held out"),
+        pytest.param(dict(watch_on=sequences_of(3, seed=2)), id="other held out"),
+    ],
 )
 def test_checkpoint_of_other_minibatches_or_held_out_data_is_not_taken(tmp_path, change):
     how = dict(data=sequences_of(3), batch=2, order=7, watch_on=sequences_of(3, seed=1))
@@ -518,6 +625,7 @@ def other_tau(network, x, y):
         dict(floors=None),
         dict(clip=0.2),
         dict(clip_norm=math.inf),
+        dict(optimizer=rmsprop),
         dict(every=4),
         dict(data=data_of(3, seed=1)),
         dict(measures={"loss": loss}),
@@ -599,6 +707,8 @@ class Other(Reader):
         (dict(clip=1.0, clip_norm=3), "clip_norm must be 2 or infinity, got 3"),
         (dict(epochs=0), "epochs and every must be 1 or more, got epochs=0, every=100"),
         (dict(every=0), "epochs and every must be 1 or more, got epochs=3, every=0"),
+        (dict(steps=0), "steps and patience must be 1 or more, or None, got steps=0, patience=None"),
+        (dict(patience=0), "steps and patience must be 1 or more, or None, got steps=None, patience=0"),
         (dict(batch=0), "batch must be 1 or more and at most the sequences of the data, got batch=0, sizes=.2."),
         (dict(batch=3), "batch must be 1 or more and at most the sequences of the data, got batch=3, sizes=.2."),
         (dict(batch=1, data=()), r"batch must be 1 or more .*, got batch=1, sizes=set\(\)"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import itertools
 import math
 import os
 import time
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from ts_helpers.optimizers import Plateau, adam
 from ts_helpers.places import ROOT
 from ts_helpers.progress import progress
 
 Measure = Callable[..., Tensor]
 PerNetwork = float | Sequence[float] | Tensor
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as everywhere
+Optimizer = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], None]
 
 
 @dataclass
@@ -54,7 +56,9 @@ def train(
     *,
     epochs: int,
     batch: int | None = None,
+    steps: int | None = None,
     order: int = 0,
+    optimizer: Optimizer = adam,
     lr: PerNetwork = 1e-3,
     factors: Mapping[str, PerNetwork] | None = None,
     floors: Mapping[str, PerNetwork] | None = None,
@@ -63,10 +67,11 @@ def train(
     watch: Mapping[str, Measure] | None = None,
     watch_on: Sequence[Tensor] | None = None,
     every: int = 100,
+    patience: int | None = None,
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> History:
-    """Train networks side by side, each as if alone: Adam on its own loss, with its own clipping and rates.
+    """Train networks side by side, each as if alone: descent on its own loss, with its own clipping and rates.
 
     The networks are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run
     under `torch.func.vmap`; their parameters are changed in place at the end. A network whose loss or gradient is no
@@ -76,10 +81,12 @@ def train(
         networks: of one architecture; their parameters may differ.
         loss: ``loss(network, *data) -> scalar``, of one network.
         data: tensors whose first dimension is the networks; each network sees its own slice.
-        epochs: passes through the data.
-        batch: sequences in a minibatch, in a new order in each epoch, the same for all networks; the data are then
-            (networks, time, sequences, ...). None: all of them at once, an epoch is a step of Adam.
+        epochs: passes through the data, unless steps says otherwise.
+        batch: sequences in a minibatch, in a new order in each pass, the same for all networks; the data are then
+            (networks, time, sequences, ...). None: all of them at once, a pass is one step.
+        steps: minibatches in an epoch, wherever in a pass it ends; for looks and checkpoints within long passes.
         order: seeds the order of the sequences.
+        optimizer: `optimizers.adam` or `optimizers.rmsprop`.
         lr: learning rate, one number or one a network.
         factors: for names of parameters, wild cards allowed, what multiplies their learning rate: one number or
             one a network. 0 keeps the parameter as it is, and out of the gradient's norm; so does
@@ -90,6 +97,8 @@ def train(
         watch: measures ``measure(network, *data) -> tensor`` by name, taken without gradient.
         watch_on: what they take in the place of data, if anything else.
         every: epochs between two looks.
+        patience: a network's learning rates are halved each time so many epochs in a row have ended without its loss,
+            on the data of watch_on, having fallen, see `optimizers.Plateau`. None: never.
         checkpoint: folder in which the state is kept once a minute; a run with the same inputs, measures and helper
             code goes on from there, and ends at the same numbers as one that was not interrupted. What a measure takes
             from around it, other than data, is not looked at.
@@ -104,6 +113,8 @@ def train(
     """
     if epochs < 1 or every < 1:
         raise ValueError(f"epochs and every must be 1 or more, got {epochs=}, {every=}")
+    if any(given is not None and given < 1 for given in (steps, patience)):
+        raise ValueError(f"steps and patience must be 1 or more, or None, got {steps=}, {patience=}")
     if batch is not None:
         sizes = {tensor.shape[2] if tensor.ndim > 2 else 0 for tensor in data}
         if len(sizes) != 1 or not 1 <= batch <= max(sizes):
@@ -125,7 +136,8 @@ def train(
         which = name if len(parts) == 1 else f"{name} {i + 1}/{len(parts)}"
         stack = _Stack(networks[part], [tensor[part] for tensor in data])
         looks = _Looks(dict(watch or {}), None if watch_on is None else [tensor[part] for tensor in watch_on], every)
-        run = _Run(stack, loss, epochs, batch, order, rates[part].clone(), least[part], clip, clip_norm, looks)
+        how = _How(epochs, batch, steps, order, optimizer, clip, clip_norm, patience)
+        run = _Run(stack, loss, how, rates[part].clone(), least[part], looks)
         histories.append(run.go(checkpoint, which))
     return History(
         histories[0].epoch,
@@ -143,28 +155,29 @@ class _Looks:
         self.seen: dict[str, list[np.ndarray]] = {key: [] for key in watch}
 
 
+@dataclass
+class _How:
+    """What `train` was told of how to train."""
+
+    epochs: int
+    batch: int | None
+    steps: int | None
+    order: int
+    optimizer: Optimizer
+    clip: float | None
+    clip_norm: float
+    patience: int | None
+
+
 class _Run:
     """The training of one stack."""
 
-    def __init__(
-        self,
-        stack: "_Stack",
-        loss: Measure,
-        epochs: int,
-        batch: int | None,
-        order: int,
-        rates: Tensor,
-        least: Tensor,
-        clip: float | None,
-        clip_norm: float,
-        looks: _Looks,
-    ):
-        self.stack, self.loss, self.epochs, self.rates = stack, loss, epochs, rates
-        self.batch, self.order = batch, order
+    def __init__(self, stack: "_Stack", loss: Measure, how: _How, rates: Tensor, least: Tensor, looks: _Looks):
+        self.stack, self.loss, self.how, self.rates, self.looks = stack, loss, how, rates, looks
         self.least = least if bool((least > -math.inf).any()) else None
-        self.clip, self.clip_norm, self.looks = clip, clip_norm, looks
         self.m, self.v = torch.zeros_like(stack.values), torch.zeros_like(stack.values)
         self.diverged = torch.full((len(stack.networks),), -1, device=rates.device)
+        self.plateau = Plateau(how.patience, rates[:, 0]) if how.patience else None
         self.learned = rates > 0
         self.epoch, self.seconds = 0, 0.0
 
@@ -175,17 +188,21 @@ class _Run:
             self.restore(file)
         before, start = self.seconds, time.perf_counter()
         saved = start
-        for epoch in progress(range(self.epoch, self.epochs), name, self.epochs, self.epoch):
+        epochs = self.how.epochs
+        for epoch in progress(range(self.epoch, epochs), name, epochs, self.epoch):
             if epoch % self.looks.every == 0:
                 self.look()
             for step, data in enumerate(self.batches(epoch), 1 + epoch * self.steps):
                 self.step(epoch, step, data)
+            if self.plateau:
+                with torch.no_grad():
+                    self.plateau(self.rates, self.stack.measure(self.loss, self.watched))
             now = time.perf_counter()
             self.epoch, self.seconds = epoch + 1, before + now - start
-            if file and now - saved > 60 and self.epoch < self.epochs:
+            if file and now - saved > 60 and self.epoch < epochs:
                 self.save(file)
                 saved = now
-        points = np.array([*range(0, self.epochs, self.looks.every), self.epochs])
+        points = np.array([*range(0, epochs, self.looks.every), epochs])
         if any(len(values) < len(points) for values in self.looks.seen.values()):
             self.look()
         if file:
@@ -195,23 +212,39 @@ class _Run:
         return History(points, watched, self.diverged.cpu().numpy(), self.seconds)
 
     @property
+    def a_pass(self) -> int:
+        """Steps in a pass through the data."""
+        return 1 if self.how.batch is None else -(-self.stack.data[0].shape[2] // self.how.batch)
+
+    @property
     def steps(self) -> int:
-        """Steps of Adam in an epoch."""
-        return 1 if self.batch is None else -(-self.stack.data[0].shape[2] // self.batch)
+        """Steps in an epoch."""
+        return self.how.steps or self.a_pass
+
+    @property
+    def watched(self) -> Sequence[Tensor]:
+        """The data of measures."""
+        return self.stack.data if self.looks.data is None else self.looks.data
 
     def batches(self, epoch: int) -> Iterator[Sequence[Tensor]]:
-        """Yield the minibatches of an epoch; the last holds what is left."""
-        if self.batch is None:
-            yield self.stack.data
+        """Yield the minibatches of an epoch; the last of a pass holds what is left."""
+        if self.how.batch is None:
+            yield from itertools.repeat(self.stack.data, self.steps)
             return
-        seed = int(np.random.SeedSequence([self.order, epoch]).generate_state(1)[0])
-        n, device = self.stack.data[0].shape[2], self.rates.device
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(device)
-        for some in order.split(self.batch):
-            yield [tensor.index_select(2, some) for tensor in self.stack.data]
+        start, end = epoch * self.steps, (epoch + 1) * self.steps
+        for number in range(start // self.a_pass, -(-end // self.a_pass)):
+            first = number * self.a_pass
+            for some in self.order_of(number).split(self.how.batch)[max(0, start - first) : end - first]:
+                yield [tensor.index_select(2, some) for tensor in self.stack.data]
+
+    def order_of(self, number: int) -> Tensor:
+        """Return the order of the sequences in a pass."""
+        seed = int(np.random.SeedSequence([self.how.order, number]).generate_state(1)[0])
+        n, generator = self.stack.data[0].shape[2], torch.Generator().manual_seed(seed)
+        return torch.randperm(n, generator=generator).to(self.rates.device)
 
     def step(self, epoch: int, step: int, data: Sequence[Tensor]) -> None:
-        """Take one step of Adam with every network that has not diverged."""
+        """Take one step with every network that has not diverged."""
         p = self.stack.values.requires_grad_(True)
         losses = self.stack.measure(self.loss, data)
         (grad,) = torch.autograd.grad(losses.sum(), p)
@@ -222,23 +255,23 @@ class _Run:
             self.diverged[~finite & (self.diverged < 0)] = epoch
             self.rates[~finite] = 0.0
             grad[~finite] = 0.0
-        if self.clip is not None:
-            norm = torch.linalg.vector_norm(grad, self.clip_norm, dim=1, keepdim=True)
-            grad *= (self.clip / norm).clamp(max=1)
-        adam(p, self.m, self.v, grad, self.rates, step)
+        if self.how.clip is not None:
+            norm = torch.linalg.vector_norm(grad, self.how.clip_norm, dim=1, keepdim=True)
+            grad *= (self.how.clip / norm).clamp(max=1)
+        self.how.optimizer(p, self.m, self.v, grad, self.rates, step)
         if self.least is not None:
             torch.maximum(p, self.least, out=p)
 
     def look(self) -> None:
         """Take every measure, and keep it."""
         with torch.no_grad():
-            data = self.stack.data if self.looks.data is None else self.looks.data
             for key, function in self.looks.watch.items():
-                self.looks.seen[key].append(self.stack.measure(function, data).cpu().numpy())
+                self.looks.seen[key].append(self.stack.measure(function, self.watched).cpu().numpy())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what changes from step to step."""
-        return dict(p=self.stack.values, m=self.m, v=self.v, rates=self.rates, diverged=self.diverged)
+        waits = dict(best=self.plateau.best, waited=self.plateau.waited) if self.plateau else {}
+        return dict(p=self.stack.values, m=self.m, v=self.v, rates=self.rates, diverged=self.diverged, **waits)
 
     def save(self, file: Path) -> None:
         """Write a checkpoint as a whole or not at all."""
@@ -263,9 +296,8 @@ class _Run:
 
     def digest(self) -> str:
         """Return a digest of all that decides the numbers: settings, values, the measures' text, the helpers' text."""
-        network = repr(self.stack.networks[0])
-        looks = self.looks
-        settings = [self.epochs, self.batch, self.order, looks.every, self.clip, self.clip_norm, sorted(looks.watch)]
+        network, looks, how = repr(self.stack.networks[0]), self.looks, self.how
+        settings = [vars(how) | {"optimizer": how.optimizer.__name__}, looks.every, sorted(looks.watch)]
         digest = hashlib.sha256(repr([*settings, network, torch.__version__]).encode())
         tensors = [self.stack.values, self.rates, *self.stack.buffers.values(), *self.stack.data, *(looks.data or ())]
         for tensor in tensors if self.least is None else [*tensors, self.least]:
@@ -275,14 +307,6 @@ class _Run:
         for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
-
-
-def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
-    """One step of Adam, as `torch.optim.Adam` takes it, with a learning rate for every number."""
-    m.lerp_(grad, 1 - BETAS[0])
-    v.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-    spread = (v / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
-    p.sub_((m / spread).mul_(rates).div_(1 - BETAS[0] ** step))
 
 
 class _Stack:
@@ -309,7 +333,7 @@ class _Stack:
         self.base = _Call(networks[0])
 
     def footprint(self, batch: int | None) -> float:
-        """Return about how many bytes a step of one network takes: minibatch, states, and Adam's numbers."""
+        """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
         size, numbers = self.values.shape[1], 4.0 * self.values.shape[1]
         for i, tensor in enumerate(self.data):
             share = 1.0 if batch is None else batch / tensor.shape[2]
