@@ -1,0 +1,27 @@
+"""An LSTM with a read-out: torch's own cell, with weights drawn from a generator."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LSTMNetwork(nn.Module):
+    """Reads a sequence, and answers at every step.
+
+    Args:
+        input_size: features.
+        hidden_size: units.
+        output_size: scores.
+        generator: draws all weights and biases within ``1 / sqrt(hidden_size)`` of 0, as torch does. Where gates
+            start is set afterwards, by `chrono.set_gate_bias_` or `chrono.chrono_init_`, on ``lstm``.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int, *, generator: torch.Generator):
+        super().__init__()
+        self.lstm = nn.LSTM(input_size, hidden_size)
+        self.read_out = nn.Linear(hidden_size, output_size)
+        for p in self.parameters():
+            nn.init.uniform_(p, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs (time, batch, input_size) to scores (time, batch, output_size)."""
+        return self.read_out(self.lstm(x)[0])

@@ -1,0 +1,179 @@
+"""An LSTM from different starts on the memory tasks of Tallec & Ollivier (2018), Section 3: copying and adding."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ts_helpers import streams
+from ts_helpers.aru import generator_of
+from ts_helpers.chrono import chrono_init_, set_gate_bias_
+from ts_helpers.datasets import copying
+from ts_helpers.lstm import LSTMNetwork
+
+Start = Callable[[nn.LSTM, torch.Generator], None]
+HELD = 500  # sequences that losses are taken on
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a network.
+
+    Attributes:
+        make: ``make(T, n, generator=...)``, inputs and targets.
+        features: numbers heard at a step, and numbers answered.
+        loss: ``loss(network, x, y)``.
+        memoryless: ``memoryless(n_steps)``, the best loss without memory, for sequences of so many steps.
+    """
+
+    make: Callable[..., tuple[Tensor, Tensor]]
+    features: tuple[int, int]
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    memoryless: Callable[[int], float]
+
+
+def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean over all steps, dummies included; symbols (time, batch)."""
+    heard = F.one_hot(x, copying.ALPHABET).to(next(network.parameters()).dtype)
+    return F.cross_entropy(network(heard).flatten(0, 1), y.flatten())
+
+
+def squared_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of the answer at the last step; x (time, batch, 2), y (batch, 1)."""
+    return F.mse_loss(network(x)[-1], y)
+
+
+_SYMBOLS = (copying.ALPHABET, copying.ALPHABET), cross_entropy, copying.memoryless
+TASKS = {
+    "copying": Task(copying.copying, *_SYMBOLS),
+    "variable copying": Task(copying.variable_copying, *_SYMBOLS),
+    "adding": Task(copying.adding, (2, 1), squared_error, lambda n_steps: copying.ADDING_MEMORYLESS),
+}
+
+
+def standard(lstm: nn.LSTM, generator: torch.Generator) -> None:
+    """Forget biases of 1, all else as it was."""
+    set_gate_bias_(lstm, "f", 1.0)
+
+
+def chrono(T_max: float) -> Start:
+    """Return the chrono start, with forgetting times up to T_max steps."""
+    return lambda lstm, generator: chrono_init_(lstm, T_max, generator=generator)
+
+
+def compare(
+    task: str,
+    T: int,
+    starts: Mapping[str, Start],
+    *,
+    n_seeds: int,
+    steps: int,
+    n_looks: int,
+    units: int,
+    batch: int = 32,
+    lr: float = 1e-3,
+    late: int = 0,
+    enough: float = 0.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    name: str = "",
+) -> xr.Dataset:
+    """Train an LSTM from each start, by RMSprop without clipping, on fresh sequences in every step.
+
+    In a run, a seed, all starts have the same weights but for the biases that they set, and see the same sequences.
+
+    Args:
+        task: one of TASKS.
+        T: of the task.
+        starts: what sets biases, by name.
+        n_seeds: runs.
+        steps: of RMSprop.
+        n_looks: how often the loss on held-out sequences is taken, besides once before any step.
+        units: of the LSTM.
+        batch: sequences in a step.
+        lr: learning rate.
+        late: how many more steps the answers of a copying task are due after the signal.
+        enough: a network is done once three looks in a row were at or below this share of the memoryless score.
+        seed: of the experiment.
+        device: where.
+        checkpoint: folder, see `streams.train`.
+        name: stands before progress bars.
+
+    Returns:
+        loss (start, seed, look) over the memoryless score, NaN where training had stopped; step (look); diverged,
+        taken and seconds (start, seed).
+
+    Raises:
+        ValueError: no such task, or late answers where there is one answer at the end.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if late and task == "adding":
+        raise ValueError(f"late must be 0 for adding, got {late}")
+    if n_looks < 1 or steps % n_looks:
+        raise ValueError(f"n_looks must divide steps, got {n_looks=}, {steps=}")
+    of = TASKS[task]
+
+    def sequences(n: int, *path: int) -> Sequence[Tensor]:
+        x, y = of.make(T, n, generator=generator_of(seed, *path))
+        if late:
+            x, y = (F.pad(x, (0, 0, 0, late), value=copying.DUMMY), F.pad(y, (0, 0, late, 0), value=copying.DUMMY))
+        return x.to(device), y.to(device)
+
+    base = of.memoryless(len(sequences(1, 0)[0]))
+    shape = len(starts), n_seeds
+    losses, step = np.empty((*shape, n_looks + 1)), None
+    diverged, taken, seconds = np.empty(shape), np.empty(shape), np.empty(shape)
+    for run in range(n_seeds):
+        held = sequences(HELD, 2, run)
+        for k, (start, set_biases) in enumerate(starts.items()):
+            network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, run))
+            set_biases(network.lstm, generator_of(seed, 1, run))
+            network.to(device)
+            course = streams.train(
+                network,
+                of.loss,
+                lambda step, run=run: sequences(batch, 3, run, step),
+                held,
+                steps=steps,
+                every=steps // n_looks,
+                optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
+                enough=enough * base,
+                checkpoint=checkpoint,
+                name=f"{name} {start} {run + 1}/{n_seeds}".strip(),
+            )
+            losses[k, run], step = course.loss / base, course.step
+            diverged[k, run], taken[k, run], seconds[k, run] = course.diverged, course.taken, course.seconds
+    dims = "start", "seed"
+    return xr.Dataset(
+        {
+            "loss": ((*dims, "look"), losses, {"units": "1", "long_name": "held-out loss over the memoryless score"}),
+            "step": ("look", step, {"units": "steps", "long_name": "step of RMSprop"}),
+            "diverged": (dims, diverged, {"units": "1", "long_name": "whether loss or gradient stopped being finite"}),
+            "taken": (dims, taken, {"units": "steps", "long_name": "steps trained"}),
+            "seconds": (dims, seconds, {"units": "s", "long_name": "time that training took"}),
+        },
+        coords={"start": ("start", list(starts), {"long_name": "where gates start"})},
+    )
+
+
+def at_end(loss: xr.DataArray) -> xr.DataArray:
+    """Return the median of the last three looks of each network that were taken; loss (..., look)."""
+    last = xr.apply_ufunc(
+        lambda each: np.median(each[np.isfinite(each)][-3:]) if np.isfinite(each).any() else np.nan,
+        loss,
+        input_core_dims=[["look"]],
+        vectorize=True,
+    )
+    return last
+
+
+def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.DataArray:
+    """Return the step of the first look at which the loss is below a level; infinity where it never is."""
+    return step.where(loss < level).min("look").fillna(np.inf)

@@ -1,0 +1,154 @@
+"""Train one network on sequences that are made as they are needed, each seen once.
+
+For networks whose products fill a processor by themselves; small ones are trained side by side, see `ensembles`.
+"""
+
+import hashlib
+import inspect
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ts_helpers.places import ROOT
+from ts_helpers.progress import progress
+
+Loss = Callable[..., Tensor]
+Batch = Callable[[int], Sequence[Tensor]]
+
+
+@dataclass
+class Course:
+    """How a training went.
+
+    Attributes:
+        step: (looks,), steps taken before each look.
+        loss: (looks,), on held-out sequences; NaN after the training had stopped.
+        diverged: whether loss or gradient stopped being finite.
+        seconds: spent, over all runs from checkpoint to checkpoint.
+        taken: steps of training taken in all.
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    diverged: bool
+    seconds: float
+    taken: int
+
+
+def train(
+    network: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    held: Sequence[Tensor],
+    *,
+    steps: int,
+    every: int,
+    optimizer: torch.optim.Optimizer,
+    enough: float = 0.0,
+    checkpoint: Path | None = None,
+    name: str = "train",
+) -> Course:
+    """Train a network in place, and look at its loss on held-out sequences.
+
+    It stops early where loss or gradient is no longer finite, before they have touched the network.
+
+    Args:
+        network: what is trained.
+        loss: ``loss(network, *data) -> scalar``.
+        batch: ``batch(step) -> data`` of a step, 0 to steps - 1; the same whenever it is asked for.
+        held: data for the looks.
+        steps: to take.
+        every: steps between two looks; the first is before any step, the last after all.
+        optimizer: of the network's parameters.
+        enough: stop once three looks in a row were at or below this loss.
+        checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
+            weights, first batch, held-out data and helper code goes on from there, to the same numbers.
+        name: stands before the progress bar.
+
+    Raises:
+        ValueError: ``steps`` or ``every`` is below 1.
+    """
+    if steps < 1 or every < 1:
+        raise ValueError(f"steps and every must be 1 or more, got {steps=}, {every=}")
+    looks = np.unique([*range(0, steps, every), steps])
+    losses = np.full(len(looks), np.nan)
+    taken, diverged, seconds = 0, False, 0.0
+    settings = repr([steps, every, enough, optimizer, network, torch.__version__]), inspect.getsource(loss)
+    file = checkpoint / f"{_digest(settings, network, batch(0), held)}.pt" if checkpoint else None
+    if file and file.exists():
+        kept = torch.load(file, weights_only=True)
+        network.load_state_dict(kept["network"])
+        optimizer.load_state_dict(kept["optimizer"])
+        losses[:] = kept["losses"].numpy()
+        taken, diverged, seconds = kept["taken"], kept["diverged"], kept["seconds"]
+
+    def keep() -> None:
+        if file:
+            state = dict(network=network.state_dict(), optimizer=optimizer.state_dict(), losses=torch.tensor(losses))
+            _write(file, state | dict(taken=taken, diverged=diverged, seconds=seconds + time.perf_counter() - start))
+
+    start = saved = time.perf_counter()
+    for step in progress(range(taken, steps + 1), name, steps, taken, "step"):
+        if step in looks:
+            with torch.no_grad():
+                losses[looks == step] = float(loss(network, *held))
+            last = losses[looks <= step][-3:]
+            if len(last) == 3 and bool((last <= enough).all()):
+                break
+        if step == steps or diverged:
+            break
+        diverged = not _step(network, loss, batch(step), optimizer)
+        if diverged:
+            break
+        taken = step + 1
+        if time.perf_counter() - saved > 60:
+            keep()
+            saved = time.perf_counter()
+    keep()
+    return Course(looks, losses, diverged, seconds + time.perf_counter() - start, taken)
+
+
+def first_below(course_step: np.ndarray, loss: np.ndarray, level: float) -> float:
+    """Return the step of the first look at which the loss is below a level, infinity if there is none."""
+    below = np.flatnonzero(loss < level)
+    return float(course_step[below[0]]) if below.size else math.inf
+
+
+def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> bool:
+    """Take a step, unless its loss or gradient is not finite; return whether it was taken."""
+    optimizer.zero_grad()
+    value = loss(network, *data)
+    value.backward()
+    grads = [p.grad for p in network.parameters() if p.grad is not None]
+    if not bool(torch.isfinite(value) & torch.stack([g.isfinite().all() for g in grads]).all()):
+        return False
+    optimizer.step()
+    return True
+
+
+def _digest(settings: tuple[str, str], network: nn.Module, batch: Sequence[Tensor], held: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in (*network.state_dict().values(), *batch, *held):
+        digest.update(repr((tensor.shape, tensor.dtype)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+    for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(file: Path, state: dict) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.stem}.{os.getpid()}.pt")
+    try:
+        torch.save(state, part)
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
