@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def compare(
             course = streams.train(
                 network,
                 of.loss,
-                lambda step, run=run: sequences(batch, 3, run, step),
+                partial(sequences, batch, 3, run),
                 held,
                 steps=steps,
                 every=steps // n_looks,

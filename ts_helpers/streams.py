@@ -5,7 +5,6 @@ For networks whose products fill a processor by themselves; small ones are train
 
 import hashlib
 import inspect
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -113,12 +112,6 @@ def train(
             saved = time.perf_counter()
     keep()
     return Course(looks, losses, diverged, seconds + time.perf_counter() - start, taken)
-
-
-def first_below(course_step: np.ndarray, loss: np.ndarray, level: float) -> float:
-    """Return the step of the first look at which the loss is below a level, infinity if there is none."""
-    below = np.flatnonzero(loss < level)
-    return float(course_step[below[0]]) if below.size else math.inf
 
 
 def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> bool:

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.nn.functional import mse_loss
+
+from ts_helpers.aru import generator_of
+from ts_helpers.chrono import chrono_init_
+from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
+from ts_helpers.lstm import LSTMNetwork
+from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, standard
+
+STARTS = {"standard": standard, "chrono": chrono(20)}
+
+
+def compared(task="adding", T=5, starts=STARTS, **how):
+    how = dict(n_seeds=2, steps=20, n_looks=4, units=6, lr=0.01) | how
+    return compare(task, T, starts, **how)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_trains_from_both_starts(task):
+    results = compared(task)
+    assert dict(results.sizes) == {"start": 2, "seed": 2, "look": 5}
+    assert results.step.values.tolist() == [0, 5, 10, 15, 20]
+    assert bool(np.isfinite(results.loss).all())
+    assert bool((results.isel(look=-1).loss < results.isel(look=0).loss).all())
+
+
+def test_losses_are_those_of_a_training_written_out():
+    found = compared().loss.sel(start="chrono")[1] * ADDING_MEMORYLESS
+    network = LSTMNetwork(2, 6, 1, generator=generator_of(0, 0, 1))
+    chrono_init_(network.lstm, 20, generator=generator_of(0, 1, 1))
+    optimizer = torch.optim.RMSprop(network.parameters(), lr=0.01, alpha=0.9)
+    losses = []
+    for step in range(21):
+        if step % 5 == 0:
+            x, y = adding(5, 500, generator=generator_of(0, 2, 1))
+            losses.append(mse_loss(network(x)[-1], y).item())
+        x, y = adding(5, 32, generator=generator_of(0, 3, 1, step))
+        optimizer.zero_grad()
+        mse_loss(network(x)[-1], y).backward()
+        optimizer.step()
+    np.testing.assert_allclose(found, losses, rtol=1e-5)
+
+
+def test_all_starts_of_a_run_have_the_same_weights_and_sequences():
+    twice = compared(starts={"one": standard, "other": standard}).loss
+    assert bool((twice.sel(start="one") == twice.sel(start="other")).all())
+    assert not np.array_equal(twice[0, 0], twice[0, 1])  # another run has others
+
+
+def test_another_seed_gives_other_numbers_and_the_same_seed_the_same():
+    first, again, other = (compared(seed=seed).loss.values for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+class Guesser(torch.nn.Module):
+    """Says the dummy at every step, as sure as can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.sure = torch.nn.Parameter(torch.tensor(30.0))
+
+    def forward(self, x):
+        return self.sure * torch.nn.functional.one_hot(torch.full(x.shape[:2], DUMMY), 10)
+
+
+def test_cross_entropy_is_over_all_steps_and_dummies_count():
+    x, y = copying(7, 50, generator=torch.Generator().manual_seed(0))
+    assert TASKS["copying"].loss(Guesser(), x, y).item() == pytest.approx(30 * 10 / 27, rel=1e-5)
+
+
+@pytest.mark.parametrize("late", [0, 9])
+def test_late_answers_are_due_so_many_steps_later_and_the_score_is_that_of_longer_sequences(late, monkeypatch):
+    heard = []
+
+    def listening(network, x, y):
+        heard.append((x, y))
+        return network(torch.nn.functional.one_hot(x, 10).float()).square().mean()
+
+    monkeypatch.setitem(TASKS, "copying", TASKS["copying"].__class__(copying, (10, 10), listening, memoryless))
+    loss = compared("copying", late=late).loss
+    x, y = heard[0]
+    plain_x, plain_y = copying(5, 500, generator=generator_of(0, 2, 0))
+    assert len(x) == len(y) == 25 + late
+    assert torch.equal(x[:25], plain_x) and bool((x[25:] == DUMMY).all())
+    assert torch.equal(y[late:], plain_y) and bool((y[:late] == DUMMY).all())
+    monkeypatch.setitem(TASKS, "copying", TASKS["copying"].__class__(copying, (10, 10), listening, lambda n_steps: 1.0))
+    np.testing.assert_allclose(loss * memoryless(25 + late), compared("copying", late=late).loss, rtol=1e-6)
+
+
+def test_training_that_is_done_stops_and_says_so():
+    results = compared(enough=1e6)
+    assert bool((results.taken == 10).all())
+    assert bool(np.isnan(results.loss.isel(look=slice(3, None))).all())
+
+
+def test_end_is_the_median_of_the_last_three_looks_taken():
+    loss = xr.DataArray([[5.0, 1, 2, 9, np.nan], [np.nan] * 5], dims=("start", "look"))
+    np.testing.assert_array_equal(at_end(loss), [2, np.nan])
+
+
+def test_halfway_is_the_first_look_below_and_infinity_if_there_is_none():
+    loss = xr.DataArray([[1.0, 0.4, 0.6, 0.1], [1, 0.5, 0.5, 0.5], [1, np.nan, np.nan, np.nan]], dims=("start", "look"))
+    step = xr.DataArray([0, 10, 20, 30], dims="look")
+    np.testing.assert_array_equal(halfway(loss, step), [10, np.inf, np.inf])
+    np.testing.assert_array_equal(halfway(loss, step, 0.2), [30, np.inf, np.inf])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (dict(task="reading"), "task must be one of copying, variable copying, adding, got 'reading'"),
+        (dict(late=3), "late must be 0 for adding, got 3"),
+        (dict(n_looks=3), "n_looks must divide steps, got n_looks=3, steps=20"),
+        (dict(n_looks=0), "n_looks must divide steps"),
+    ],
+)
+def test_what_cannot_be_is_refused(how, message):
+    with pytest.raises(ValueError, match=message):
+        compared(**how)
