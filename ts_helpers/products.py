@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from ts_helpers.kernels import COMPILE
 
 VECTOR = 64 if get_host_cpu_features().get("avx512f") else 32  # bytes, of one register or of two half as wide
+ROWS, VECTORS = (8, 3) if VECTOR == 64 else (4, 2)  # sums that fit into 32 registers or 16, and what they are made of
 
 
 def _sums(rows: int, vectors: int) -> Any:
@@ -68,32 +69,39 @@ def _sums(rows: int, vectors: int) -> Any:
     return add
 
 
-_sums_8_3, _sums_8_2, _sums_8_1, _sums_1_3, _sums_1_2, _sums_1_1 = (
-    _sums(rows, vectors) for rows in (8, 1) for vectors in (3, 2, 1)
-)
+def _strip(rows: int) -> Any:
+    """Return what calls `_sums` of so many rows and of one, two or three vectors, as its first argument says."""
+    one, two, three = (_sums(rows, vectors) for vectors in (1, 2, 3))
+
+    @numba.njit(**COMPILE)
+    def add(vectors, out, o, so, a, i, si, ss, b, j, sb, n):  # type: ignore[no-untyped-def]
+        if vectors == 3:
+            three(out, o, so, a, i, si, ss, b, j, sb, n)
+        elif vectors == 2:
+            two(out, o, so, a, i, si, ss, b, j, sb, n)
+        else:
+            one(out, o, so, a, i, si, ss, b, j, sb, n)
+
+    return add
+
+
+_rows, _four, _one = _strip(ROWS), _strip(4), _strip(1)
 
 
 @numba.njit(**COMPILE)
 def add_product(out, a, si, ss, b, rows, n, columns):  # type: ignore[no-untyped-def]
     """out[i, j] += sum over s < n of a[i si + s ss] b[s, j], for i < rows and the columns j, whole vectors of them."""
     so, sb, lanes = out.shape[1], b.shape[1], VECTOR // out.itemsize
-    for j in range(0, columns, 3 * lanes):
-        i, vectors = 0, min(3, (columns - j) // lanes)
-        while i + 8 <= rows:
-            if vectors == 3:
-                _sums_8_3(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
-            elif vectors == 2:
-                _sums_8_2(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
-            else:
-                _sums_8_1(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
-            i += 8
+    for j in range(0, columns, VECTORS * lanes):
+        i, vectors = 0, min(VECTORS, (columns - j) // lanes)
+        while i + ROWS <= rows:
+            _rows(vectors, out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
+            i += ROWS
+        if i + 4 <= rows:
+            _four(vectors, out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
+            i += 4
         while i < rows:
-            if vectors == 3:
-                _sums_1_3(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
-            elif vectors == 2:
-                _sums_1_2(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
-            else:
-                _sums_1_1(out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
+            _one(vectors, out, i * so + j, so, a, i * si, si, ss, b, j, sb, n)
             i += 1
 
 
