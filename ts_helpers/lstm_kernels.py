@@ -1,6 +1,6 @@
 """Compiled kernels: the steps of a layer of LSTM units, and their gradients.
 
-The order of gates here is i, f, o, g, so that those with a sigmoid stand together; torch's is i, f, g, o.
+The order here is i, f, o, g, the three with a sigmoid first; torch's is i, f, g, o.
 """
 
 import numba
@@ -9,7 +9,7 @@ from ts_helpers.kernels import COMPILE, SIGMOID, TANH, activate
 from ts_helpers.products import add_product, copy, padded, zeros
 
 GATES = (0, 1, 3, 2)  # which block of torch's is which here
-ROWS = 128  # of a product that is made of several steps: what it needs stays in the second cache
+ROWS = 128  # of steps and sequences, in one product for the gradient of the weights: they stay in the second cache
 
 
 @numba.njit(**COMPILE)
@@ -35,8 +35,8 @@ def forward(x, weights, kept, states):  # type: ignore[no-untyped-def]
     time, batch, units = states.shape
     heard, wide = weights.shape[1], padded(units, x)
     z, h, columns = zeros(1, batch, heard, x)[0], zeros(1, batch, wide, x)[0], zeros(4, heard, wide, x)
-    drives, room, old = zeros(4, batch, wide, x), zeros(1, batch, wide, x).ravel(), zeros(1, batch, wide, x).ravel()
-    state = h.ravel()
+    drives, room, old = zeros(1, batch, wide, x)[0], zeros(1, batch, wide, x).ravel(), zeros(1, batch, wide, x).ravel()
+    drive, state = drives.ravel(), h.ravel()
     for k in range(4):
         copy(weights[GATES[k] * units : (GATES[k] + 1) * units].T, columns[k])
     z[:, heard - 1] = 1
@@ -45,10 +45,8 @@ def forward(x, weights, kept, states):  # type: ignore[no-untyped-def]
         new = kept[t % len(kept)]
         cell = new[4].ravel()
         for k in range(4):
-            drive = drives[k].ravel()
-            for j in range(drive.size):
-                drive[j] = 0
-            add_product(drives[k], z, heard, 1, columns[k], batch, heard, wide)
+            drive[:] = 0
+            add_product(drives, z, heard, 1, columns[k], batch, heard, wide)
             activate(SIGMOID if k < 3 else TANH, drive, new[k].ravel(), room)
         i, f, o, g = new[0].ravel(), new[1].ravel(), new[2].ravel(), new[3].ravel()
         for j in range(cell.size):
@@ -62,7 +60,10 @@ def forward(x, weights, kept, states):  # type: ignore[no-untyped-def]
 
 @numba.njit(**COMPILE, cache=True)
 def backward(grad, x, weights, kept, states, dweights):  # type: ignore[no-untyped-def]
-    """Set dweights, all 0 before, given the gradient of the states."""
+    """Set dweights, all 0 before, given the gradient of the states.
+
+    The products that sum over steps wait for several of them: each reads and writes all sums.
+    """
     time, batch, units = states.shape
     heard, wide, steps = weights.shape[1], padded(units, x), max(1, ROWS // batch)
     z, p, rows = zeros(steps, batch, heard, x), zeros(4, steps * batch, wide, x), zeros(4, units, wide, x)
