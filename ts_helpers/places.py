@@ -27,6 +27,11 @@ def checkpoint_folder(notebook: str) -> Path:
     return ROOT / "_build" / "checkpoints" / notebook
 
 
+def data_folder() -> Path:
+    """Where data that were downloaded are kept, so that they are only once."""
+    return ROOT / "_build" / "data"
+
+
 def replace_folder(made: Path, target: Path) -> None:
     """Put the folder ``made`` in the place of ``target``.
 
