@@ -1,7 +1,5 @@
-import pytest
 import torch
 
-from ts_helpers.chrono import chrono_init_, set_gate_bias_
 from ts_helpers.lstm import LSTMNetwork
 
 
@@ -27,19 +25,3 @@ def test_weights_are_drawn_from_the_generator():
     for p, q, r in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q) and not torch.equal(p, r)
         assert p.abs().max() <= 7**-0.5
-
-
-@pytest.mark.parametrize("start", ["standard", "chrono"])
-def test_starts_set_the_biases_of_its_gates(start):
-    network = network_of(units=400)
-    if start == "standard":
-        set_gate_bias_(network.lstm, "f", 1.0)
-    else:
-        chrono_init_(network.lstm, 50, generator=torch.Generator().manual_seed(0))
-    i, f, _, _ = (network.lstm.bias_ih_l0 + network.lstm.bias_hh_l0).chunk(4)
-    times = 1 + f.exp()
-    if start == "standard":
-        assert bool((f == 1).all())
-    else:
-        assert times.min() >= 2 and times.max() <= 50 and 24 < times.mean() < 28
-        assert torch.equal(i, -f)

@@ -56,6 +56,22 @@ def test_another_seed_gives_other_numbers_and_the_same_seed_the_same():
     assert not np.array_equal(first, other)
 
 
+def test_starts_set_the_biases_of_forget_and_input_gates():
+    lstm = torch.nn.LSTM(2, 400)
+    before = [p.clone() for p in lstm.parameters()]
+    standard(lstm, torch.Generator())
+    i, f, g, o = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
+    was_i, _, was_g, was_o = (before[2] + before[3]).chunk(4)
+    assert bool((f == 1).all())
+    assert all(torch.equal(now, was) for now, was in ((i, was_i), (g, was_g), (o, was_o)))
+    chrono(50)(lstm, torch.Generator().manual_seed(0))
+    i, f, g, o = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
+    times = 1 + f.exp()
+    assert times.min() >= 2 and times.max() <= 50 and 24 < times.mean() < 28
+    assert all(torch.equal(now, was) for now, was in ((i, -f), (g, was_g), (o, was_o)))
+    assert torch.equal(lstm.weight_hh_l0, before[1])
+
+
 class Guesser(torch.nn.Module):
     """Says the dummy at every step, as sure as can be."""
 

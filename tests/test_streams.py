@@ -23,11 +23,11 @@ def batch(step):
 HELD = batch(10_000)
 
 
-def trained(network=None, batch=batch, rate=0.01, **how):
+def trained(network=None, loss=loss, batch=batch, held=HELD, rate=0.01, **how):
     network = network or network_of()
     optimizer = torch.optim.RMSprop(network.parameters(), lr=rate, alpha=0.9)
     how = dict(steps=40, every=10) | how
-    return network, streams.train(network, loss, batch, HELD, optimizer=optimizer, **how)
+    return network, streams.train(network, loss, batch, held, optimizer=optimizer, **how)
 
 
 def test_training_is_that_of_a_plain_loop():
@@ -78,18 +78,24 @@ def test_run_that_was_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
 
 def test_finished_run_takes_no_further_step(tmp_path):
     whole, expected = trained(checkpoint=tmp_path)
-    again, course = trained(checkpoint=tmp_path)
+    asked = []
+    again, course = trained(batch=lambda step: asked.append(step) or batch(step), checkpoint=tmp_path)
+    assert asked == [0]
     assert torch.equal(again.weight, whole.weight)
     assert course.loss.tolist() == expected.loss.tolist()
     assert [file.suffix for file in tmp_path.iterdir()] == [".pt"]
 
 
-def test_another_rate_or_network_or_data_starts_afresh(tmp_path):
+def test_whatever_decides_the_numbers_starts_afresh(tmp_path):
     trained(checkpoint=tmp_path)
     trained(checkpoint=tmp_path, rate=0.02)
     trained(network_of(1), checkpoint=tmp_path)
     trained(batch=lambda step: batch(step + 1), checkpoint=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    trained(held=batch(9_999), checkpoint=tmp_path)
+    trained(every=20, checkpoint=tmp_path)
+    trained(enough=0.1, checkpoint=tmp_path)
+    trained(loss=lambda network, x, y: (network(x) - y).abs().mean(), checkpoint=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_training_stops_when_three_looks_are_low_enough():
@@ -114,7 +120,9 @@ def test_loss_that_is_not_finite_stops_before_it_touches_the_network(tmp_path):
     assert (course.diverged, course.taken) == (True, 15)
     assert torch.equal(mine.weight, other.weight)
     assert np.isnan(course.loss[2:]).all()
-    again, course = trained(batch=wild, checkpoint=tmp_path)
+    asked = []
+    again, course = trained(batch=lambda step: asked.append(step) or wild(step), checkpoint=tmp_path)
+    assert asked == [0]
     assert (course.diverged, course.taken) == (True, 15)
     assert torch.equal(mine.weight, again.weight)
 

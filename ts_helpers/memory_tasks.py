@@ -111,7 +111,7 @@ def compare(
         taken and seconds (start, seed).
 
     Raises:
-        ValueError: no such task, or late answers where there is one answer at the end.
+        ValueError: no such task; late answers where there is one answer at the end; or looks that do not divide steps.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -166,13 +166,12 @@ def compare(
 
 def at_end(loss: xr.DataArray) -> xr.DataArray:
     """Return the median of the last three looks of each network that were taken; loss (..., look)."""
-    last = xr.apply_ufunc(
+    return xr.apply_ufunc(
         lambda each: np.median(each[np.isfinite(each)][-3:]) if np.isfinite(each).any() else np.nan,
         loss,
         input_core_dims=[["look"]],
         vectorize=True,
     )
-    return last
 
 
 def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.DataArray:

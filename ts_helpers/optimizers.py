@@ -24,12 +24,12 @@ def rmsprop(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: 
 class Plateau:
     """Halves a network's learning rates each time its loss has not fallen for long.
 
-    The same as `torch.optim.lr_scheduler.ReduceLROnPlateau` with a factor of 0.5, a threshold of 0 and one less for its
-    patience: there, it is the one more that is too many.
+    The same as `torch.optim.lr_scheduler.ReduceLROnPlateau` with a factor of 0.5, a threshold of 0, and a patience one
+    less: torch halves only at one bad look more than its patience.
 
     Args:
         patience: how many losses in a row, none below the least before them, are too many.
-        losses: (networks,), whatever they are; best begins above them, with their type and device.
+        losses: (networks,), of the right type and device; their values do not matter.
     """
 
     def __init__(self, patience: int, losses: Tensor):

@@ -71,6 +71,9 @@ def train(
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
         name: stands before the progress bar.
 
+    Returns:
+        The losses, and how far it went.
+
     Raises:
         ValueError: ``steps`` or ``every`` is below 1.
     """
@@ -79,10 +82,13 @@ def train(
     looks = np.unique([*range(0, steps, every), steps])
     losses = np.full(len(looks), np.nan)
     taken, diverged, seconds = 0, False, 0.0
-    settings = repr([steps, every, enough, optimizer, network, torch.__version__]), inspect.getsource(loss)
+    settings = (
+        repr([steps, every, enough, optimizer, network, str(held[0].device), torch.__version__]),
+        inspect.getsource(loss),
+    )
     file = checkpoint / f"{_digest(settings, network, batch(0), held)}.pt" if checkpoint else None
     if file and file.exists():
-        kept = torch.load(file, weights_only=True)
+        kept = torch.load(file, map_location=held[0].device, weights_only=True)
         network.load_state_dict(kept["network"])
         optimizer.load_state_dict(kept["optimizer"])
         losses[:] = kept["losses"].numpy()
