@@ -1,0 +1,294 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import nn
+from torch.func import functional_call
+
+from ts_helpers.cells import unroll
+from ts_helpers.gated import GatedCell
+from ts_helpers.text_models import BatchNormLSTM, LSTMState, RecurrentHighway
+
+BOTH = pytest.mark.parametrize("make", [BatchNormLSTM, RecurrentHighway], ids=["LSTM", "highway"])
+NORMS = ("norm_h", "norm_x", "norm_u")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def network_of(make, third=3, input_size=2, hidden_size=4, seed=0):
+    """An LSTM with so many steps of statistics, or a highway network so deep; no number is as it starts by default."""
+    network = make(input_size, hidden_size, third, generator=generator(seed)).double()
+    draws = generator(10 + seed)
+    with torch.no_grad():
+        for name, value in (*network.named_parameters(), *network.named_buffers()):
+            if not name.startswith(("W", "U")):
+                value.add_(torch.rand(value.shape, generator=draws, dtype=torch.float64))
+    return network
+
+
+def random(*shape, seed=1):
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def first_state(make, batch=3, hidden=4):
+    """A state that is not 0."""
+    h, u = random(batch, hidden, seed=2), random(batch, hidden, seed=3)
+    return LSTMState(h, u, 0) if make is BatchNormLSTM else h
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def numpy_lstm(network, x, h, u, training):
+    """Eqs. 6 to 8 of Cooijmans et al. (2016); the states and the statistics at the end."""
+    p = {name: value.detach().numpy() for name, value in network.named_parameters()}
+    kept = {name: value.numpy().copy() for name, value in network.named_buffers()}
+
+    def normalised(a, norm, step):
+        k = min(step, len(kept[f"{norm}.mean"]) - 1)
+        mean, variance = kept[f"{norm}.mean"][k].copy(), kept[f"{norm}.variance"][k].copy()
+        if training:
+            mean, variance = a.sum(0) / len(a), ((a - a.sum(0) / len(a)) ** 2).sum(0) / len(a)
+            unbiased = variance * len(a) / (len(a) - 1)
+            kept[f"{norm}.mean"][k] = 0.95 * kept[f"{norm}.mean"][k] + 0.05 * mean
+            kept[f"{norm}.variance"][k] = 0.95 * kept[f"{norm}.variance"][k] + 0.05 * unbiased
+        return p[f"{norm}.gain"] * (a - mean) / np.sqrt(variance + 1e-5) + p.get(f"{norm}.shift", 0)
+
+    states, n = [], h.shape[1]
+    for step, x_t in enumerate(x):
+        drive = normalised(h @ p["W"].T, "norm_h", step) + normalised(x_t @ p["U"].T, "norm_x", step) + p["b"]
+        i, f, g, o = (drive[:, j * n : (j + 1) * n] for j in range(4))
+        u = sigmoid(f) * u + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(normalised(u, "norm_u", step))
+        states.append(h)
+    return np.stack(states), u, kept
+
+
+def numpy_highway(network, x, s):
+    """Eqs. 6 to 9 of Zilly et al. (2017), with transform gates t and carry gates c = 1 - t."""
+    p = {name: value.detach().numpy() for name, value in network.named_parameters()}
+    states = []
+    for x_t in x:
+        for layer in range(len(p["W"])):
+            h, t = p["b"][layer] + s @ p["W"][layer].T, p["b_g"][layer] + s @ p["W_g"][layer].T
+            if layer == 0:
+                h, t = h + x_t @ p["U"].T, t + x_t @ p["U_g"].T
+            h, t = np.tanh(h), sigmoid(t)
+            s = h * t + s * (1 - t)
+        states.append(s)
+    return np.stack(states)
+
+
+# The LSTM
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_lstm_equals_numpy_transcription(training):
+    network = network_of(BatchNormLSTM).train(training)
+    x, state = random(6, 5, 2), first_state(BatchNormLSTM, batch=5)  # longer than there are statistics
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    states, u, kept = numpy_lstm(network, x.numpy(), state.h.numpy(), state.u.numpy(), training)
+    ours, last = network(x, state)
+    np.testing.assert_allclose(ours.detach().numpy(), states, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(last.u.detach().numpy(), u, rtol=1e-11, atol=1e-11)
+    assert torch.equal(last.h, ours[-1]) and last.steps == 6
+    for name, value in network.named_buffers():
+        np.testing.assert_allclose(value.numpy(), kept[name], rtol=1e-11, atol=1e-11)
+        assert torch.equal(value, before[name]) != training
+
+
+def test_lstm_whose_gains_undo_its_statistics_is_that_of_torch():
+    network, plain = network_of(BatchNormLSTM, third=1).eval(), nn.LSTM(2, 4).double()
+    norm_h, norm_x, norm_u = (getattr(network, name) for name in NORMS)
+    with torch.no_grad():
+        for norm in (norm_h, norm_x, norm_u):
+            norm.gain.copy_((norm.variance[0] + 1e-5).sqrt())
+        norm_u.shift.copy_(norm_u.mean[0])
+        plain.weight_ih_l0.copy_(network.U)
+        plain.weight_hh_l0.copy_(network.W)
+        plain.bias_ih_l0.copy_(network.b - norm_h.mean[0] - norm_x.mean[0])
+        plain.bias_hh_l0.zero_()
+    x, state = random(6, 3, 2), first_state(BatchNormLSTM)
+    theirs, (h, u) = plain(x, (state.h[None], state.u[None]))
+    ours, last = network(x, state)
+    torch.testing.assert_close((ours, last.h, last.u), (theirs, h[0], u[0]), rtol=1e-12, atol=1e-12)
+
+
+def test_lstm_in_training_hears_its_input_whatever_its_size_and_offset():
+    network, x = network_of(BatchNormLSTM), random(4, 50, 2)
+    with torch.no_grad():
+        heard, moved, scaled = (network(signal)[0] for signal in (100 * x, 3 + 100 * x, 1000 * x))
+        torch.testing.assert_close(moved, heard, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(scaled, heard, rtol=0, atol=1e-6)  # but for epsilon
+        network = network_of(BatchNormLSTM).eval()
+        assert (network(3 + x)[0] - network(x)[0]).abs().max() > 0.1
+
+
+def test_lstm_in_evaluation_does_on_average_what_it_did_in_training():
+    network, x = network_of(BatchNormLSTM, third=5), random(5, 40, 2)
+    with torch.no_grad():
+        assert (network(x)[0] - network.eval()(x)[0]).abs().max() > 0.1
+        network.train()
+        for _ in range(500):  # 0.95^500 is 7e-12
+            trained, _ = network(x)
+        for norm in NORMS:
+            getattr(network, norm).variance.mul_(39 / 40)  # from the unbiased one
+        torch.testing.assert_close(network.eval()(x)[0], trained, rtol=0, atol=1e-8)
+
+
+def test_lstm_weights_are_orthonormal():
+    network = BatchNormLSTM(5, 7, 2, generator=generator()).double()
+    torch.testing.assert_close(network.W.T @ network.W, torch.eye(7, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(network.U.T @ network.U, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+def test_lstm_starts_with_gains_of_a_tenth_one_shift_and_forget_biases_of_one():
+    network = BatchNormLSTM(2, 3, 4, generator=generator())
+    assert all(bool((getattr(network, norm).gain == 0.1).all()) for norm in NORMS)
+    assert network.norm_h.shift is None and network.norm_x.shift is None
+    assert bool((network.norm_u.shift == 0).all())
+    assert network.b.tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 6
+
+
+def test_lstm_chrono_sets_forget_and_input_gates_and_nothing_else():
+    network, same = (BatchNormLSTM(2, 500, 1, generator=generator()) for _ in range(2))
+    network.chrono_init_(8, generator=generator())
+    i, f, g, o = network.b.detach().chunk(4)
+    assert torch.equal(i, -f) and not g.any() and not o.any()
+    assert kstest(f.exp().numpy(), "uniform", args=(1, 6)).pvalue > 0.01
+    for (name, p), q in zip(network.named_parameters(), same.parameters(), strict=True):
+        assert torch.equal(p, q) == (name != "b")
+
+
+def test_lstm_forgets_in_its_units_times():
+    network = BatchNormLSTM(2, 5, 1, generator=generator()).double().eval()
+    network.chrono_init_(50, generator=generator())
+    with torch.no_grad():
+        for norm in NORMS[:2]:
+            getattr(network, norm).gain.zero_()  # gates hear nothing, and with g = 0 nothing comes in
+    state = first_state(BatchNormLSTM, hidden=5)
+    T = 1 + network.b.detach().chunk(4)[1].exp()
+    torch.testing.assert_close(network(random(10, 3, 2), state)[1].u, state.u * (1 - 1 / T) ** 10)
+
+
+def test_lstm_refuses_to_train_on_one_sequence():
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network_of(BatchNormLSTM)(random(6, 1, 2))
+
+
+# The highway network
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_highway_equals_numpy_transcription(depth):
+    network, x, s = network_of(RecurrentHighway, depth), random(6, 3, 2), first_state(RecurrentHighway)
+    states, last = network(x, s)
+    np.testing.assert_allclose(states.detach().numpy(), numpy_highway(network, x.numpy(), s.numpy()), rtol=1e-11)
+    assert torch.equal(last, states[-1])
+
+
+def test_highway_of_depth_one_is_the_gated_cell():
+    network, cell = network_of(RecurrentHighway, 1), GatedCell(2, 4, generator=generator()).double()
+    with torch.no_grad():
+        for name, p in cell.named_parameters():
+            p.copy_(getattr(network, name).reshape(p.shape))
+    x, s = random(6, 3, 2), first_state(RecurrentHighway)
+    torch.testing.assert_close(network(x, s)[0], unroll(cell, x, s), rtol=1e-12, atol=1e-12)
+
+
+def test_highway_starts_with_gates_at_minus_two_and_other_weights_within_their_bound():
+    network = RecurrentHighway(3, 400, 2, generator=generator())
+    assert bool((network.b_g == -2).all())
+    for name in ("U", "W", "b", "U_g", "W_g"):
+        assert 0.045 < getattr(network, name).abs().max() <= 0.05
+
+
+def test_highway_chrono_sets_the_gates_of_all_layers_alike_and_nothing_else():
+    network, same = (RecurrentHighway(2, 500, 3, generator=generator()) for _ in range(2))
+    network.chrono_init_(11, generator=generator())
+    assert all(torch.equal(b_g, network.b_g[0]) for b_g in network.b_g)
+    assert kstest((-network.b_g[0]).detach().exp().numpy(), "uniform", args=(1, 10)).pvalue > 0.01
+    for (name, p), q in zip(network.named_parameters(), same.parameters(), strict=True):
+        assert torch.equal(p, q) == (name != "b_g")
+
+
+@pytest.mark.parametrize("depth", [1, 10])
+def test_highway_forgets_in_its_units_times_over_its_depth(depth):
+    network = RecurrentHighway(2, 5, depth, generator=generator()).double()
+    network.chrono_init_(2000, generator=generator())
+    with torch.no_grad():
+        for name in ("U", "W", "b", "U_g", "W_g"):
+            getattr(network, name).zero_()
+    T, s = 1 + (-network.b_g[0]).detach().exp(), first_state(RecurrentHighway, hidden=5)
+    kept = network(random(1, 3, 2), s)[1] / s
+    torch.testing.assert_close(kept, ((1 - 1 / T) ** depth).expand(3, 5))
+    torch.testing.assert_close(1 / (1 - kept), (T / depth).expand(3, 5), rtol=0.05, atol=0)
+
+
+# Both
+
+
+@BOTH
+def test_text_in_windows_is_read_as_one_long_text(make):
+    network, x, state = network_of(make).eval(), random(9, 3, 2), None
+    windows = []
+    for window in x.split([1, 3, 5]):  # within the steps that have statistics of their own, and beyond them
+        states, state = network(window, state)
+        state = state.detach()
+        windows.append(states)
+    whole, last = network(x)
+    torch.testing.assert_close(torch.cat(windows), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tuple(state), tuple(last.detach()), rtol=1e-12, atol=1e-12)
+
+
+@BOTH
+def test_no_gradient_goes_back_beyond_a_detached_state(make):
+    network, x = network_of(make), random(4, 3, 2).requires_grad_(True)
+    states, _ = network(x[2:], network(x[:2])[1].detach())
+    states.square().sum().backward()
+    assert not x.grad[:2].any() and x.grad[2:].any()
+
+
+@BOTH
+def test_network_starts_at_zero_unless_told_otherwise(make):
+    network, x = network_of(make).eval(), random(4, 3, 2)
+    zeros = torch.zeros(3, 4, dtype=torch.float64)
+    told = LSTMState(zeros, zeros, 0) if make is BatchNormLSTM else zeros
+    assert torch.equal(network(x)[0], network(x, told)[0])
+    assert not torch.allclose(network(x)[0], network(x, first_state(make))[0])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@BOTH
+def test_gradients_pass_gradcheck(make, training):
+    network = network_of(make, third=2, hidden_size=2).train(training)
+    names, values = zip(*network.named_parameters(), strict=True)
+    h, u = random(3, 2, seed=2), random(3, 2, seed=3)
+
+    def states(x, h, u, *values):
+        state = LSTMState(h, u, 0) if make is BatchNormLSTM else h + 0 * u
+        return functional_call(network, dict(zip(names, values, strict=True)), (x, state))[0]
+
+    tensors = [t.detach().clone().requires_grad_(True) for t in (random(3, 3, 2), h, u, *values)]
+    assert torch.autograd.gradcheck(states, tensors)
+
+
+@BOTH
+def test_weights_repeat_with_their_generator(make):
+    one, same, other = (make(2, 4, 3, generator=generator(seed)) for seed in (3, 3, 4))
+    drawn = {"U", "W"} if make is BatchNormLSTM else {"U", "W", "b", "U_g", "W_g"}
+    for name, p in one.named_parameters():
+        assert torch.equal(p, same.get_parameter(name))
+        assert torch.equal(p, other.get_parameter(name)) != (name in drawn)
+
+
+@BOTH
+@pytest.mark.parametrize("sizes", [(0, 4, 3), (2, 0, 3), (2, 4, 0)], ids=str)
+def test_sizes_below_one_are_refused(make, sizes):
+    third = "max_steps" if make is BatchNormLSTM else "depth"
+    message = f"sizes must be 1 or more, got input_size={sizes[0]}, hidden_size={sizes[1]}, {third}={sizes[2]}"
+    with pytest.raises(ValueError, match=message):
+        make(*sizes, generator=generator())
