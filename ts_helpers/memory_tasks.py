@@ -4,14 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.axes._secondary_axes import SecondaryAxis
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers import streams
+from ts_helpers import figures, streams
 from ts_helpers.aru import generator_of
 from ts_helpers.chrono import chrono_init_, set_gate_bias_
 from ts_helpers.datasets import copying
@@ -19,6 +22,11 @@ from ts_helpers.lstm import LSTMNetwork
 
 Start = Callable[[nn.LSTM, torch.Generator], None]
 HELD = 500  # sequences that losses are taken on
+_STYLES: list[tuple[str, Any]] = [
+    (figures.ORANGE, figures.DASHES[1]),
+    (figures.BLUE, "-"),
+    (figures.GREEN, figures.DASHES[2]),
+]
 
 
 @dataclass(frozen=True)
@@ -177,3 +185,36 @@ def at_end(loss: xr.DataArray) -> xr.DataArray:
 def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.DataArray:
     """Return the step of the first look at which the loss is below a level; infinity where it never is."""
     return step.where(loss < level).min("look").fillna(np.inf)
+
+
+def plot_starts(
+    ax: Axes, results: xr.Dataset, starts: Sequence[str], batch: int = 32, least: float = 3e-3
+) -> SecondaryAxis:
+    """Draw the losses of one comparison, every run thin and medians thick, and a level for no memory and for a half.
+
+    A network that was done counts in the median with its last looks; one that diverged does not count.
+
+    Args:
+        ax: where; its lower axis has steps.
+        results: of `compare`.
+        starts: which to draw, each with a look of its own by its place; one without losses is left out.
+        batch: sequences in a step.
+        least: losses below are drawn there.
+
+    Returns:
+        The upper axis, with thousands of sequences.
+    """
+    for start, (color, dash) in zip(starts, _STYLES, strict=False):
+        if start not in results.start or results.loss.sel(start=start).isnull().all():
+            continue
+        loss = results.loss.sel(start=start)
+        held = loss.where(loss.notnull(), at_end(loss)).where(results.diverged.sel(start=start) == 0)
+        ax.plot(results.step, loss.T.clip(least), color=color, lw=0.5, ls="-")
+        ax.plot(results.step, held.median("seed").clip(least), color=color, lw=2.2, ls=dash, label=start)
+    for level in (1, 0.5):
+        ax.axhline(level, color="0.4", ls=":", lw=1)
+    ax.set(yscale="log", ylim=(least, 4))
+    both_ways: Any = (lambda step: batch * step / 1000, lambda seen: 1000 * seen / batch)
+    above = ax.secondary_xaxis("top", functions=both_ways)
+    above.tick_params(labelsize=7)
+    return above
