@@ -42,14 +42,19 @@ class Kept:
     provenance: dict[str, Any]
 
     def line(self) -> str:
-        """Return where the results come from, for a reader."""
+        """Return where the results come from, for a reader.
+
+        Where results hold the ``seconds`` of every training, these count, for a run that was interrupted has the
+        seconds of its last stretch only.
+        """
         made = self.provenance
+        seconds = max(made["seconds"], float(self.results["seconds"].sum()) if "seconds" in self.results else 0.0)
         shown = {name: value for name, value in made["settings"].items() if value is not None and name != "only"}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
         commits = dict.fromkeys(part["commit"][:7] for part in made.get("parts", [made]))
         return (
             f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {', '.join(commits)}, "
-            f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
+            f"{made['device']}, {seconds / 3600:.1f} hours."
         )
 
 
