@@ -110,6 +110,15 @@ def test_smoke_scale_is_inconclusive(tmp_path):
     assert "smoke" in finding.note
 
 
+def test_data_that_stands_in_for_the_papers_is_inconclusive_and_named(tmp_path):
+    claims = book_of(tmp_path, a=("mean", ">= 0.9"))
+    for values in (GOOD, BAD, GOOD[:2]):
+        finding = judge("X1", dict(a=values), "paper", claims, stand_in="the data is pebbles, not gold")
+        assert (finding.verdict, finding.note) == ("inconclusive", "the data is pebbles, not gold")
+    assert finding.measured[0].estimate == np.mean(GOOD[:2])
+    assert judge("X1", dict(a=GOOD), "paper", claims, stand_in="").verdict == "reproduced"
+
+
 def test_values_that_are_not_finite_are_counted_and_decide_nothing(tmp_path):
     claims = book_of(tmp_path, a=("mean", ">= 0.9"))
     finding = judge("X1", dict(a=[*GOOD, np.nan, np.inf]), "book", claims)

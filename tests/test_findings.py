@@ -25,8 +25,8 @@ def quantities(results):
     return {"C2": {"taus_recovered": values, "outputs_match": values}}
 
 
-def judge(results, of=quantities):
-    return findings.judge("doe2020/leak", "book", results, lambda r: f"{r.sizes['seed']} runs", of)
+def judge(results, of=quantities, **more):
+    return findings.judge("doe2020/leak", "book", results, lambda r: f"{r.sizes['seed']} runs", of, **more)
 
 
 def test_verdicts_rest_on_the_recorded_run(told, monkeypatch):
@@ -40,6 +40,18 @@ def test_verdicts_rest_on_the_recorded_run(told, monkeypatch):
     assert [f.verdict for f in found.kept] == ["not reproduced"]
     assert (told["C2-verdict"], told["C2-verdict-live"]) == ("not reproduced", "reproduced")
     assert told["recorded"] == kept.line()
+
+
+def test_each_run_is_judged_by_its_own_data(told, monkeypatch):
+    made = dict(scale="paper", settings={}, seed=0, commit="a" * 40, device="CPU", seconds=3600)
+    kept = Kept(results(200, 200).assign_attrs(data="gold"), made)
+    monkeypatch.setattr(findings.records, "kept", lambda notebook: kept)
+    judge(
+        results(100, 100).assign_attrs(data="pebbles"),
+        stand_in=lambda r: "" if r.attrs["data"] == "gold" else f"the data is {r.attrs['data']}, not gold",
+    )
+    assert told["C2-verdict"] == "reproduced"
+    assert told["C2-verdict-live"] == "inconclusive (the data is pebbles, not gold)"
 
 
 def test_without_a_recorded_run_verdicts_rest_on_this_one(told):

@@ -161,12 +161,26 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     return float(function(x)), float(ends.low), float(ends.high)
 
 
-def judge(claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[str, Claim] | None = None) -> Finding:
+def judge(
+    claim_id: str,
+    values: dict[str, ArrayLike],
+    scale: str,
+    claims: dict[str, Claim] | None = None,
+    stand_in: str = "",
+) -> Finding:
     """Hold the values of a claim's quantities, one a seed, against their criteria.
 
     *reproduced*: every criterion holds for the whole interval; *not reproduced*: every one fails for it; *partly*:
     some hold and some fail; *inconclusive*: an interval straddles its criterion so that the verdict could go either
-    way, a value is not finite, there are fewer seeds than the claim asks for, or the scale is smoke.
+    way, a value is not finite, there are fewer seeds than the claim asks for, the scale is smoke, or the data is a
+    stand-in for the paper's.
+
+    Args:
+        claim_id: one of the claims.
+        values: of each quantity.
+        scale: of the run.
+        claims: where it is looked up; None: the book's.
+        stand_in: what the data is, and is not, in a sentence; empty where it is the paper's, or made as the paper's.
 
     Raises:
         ValueError: the claim is unknown, or the quantities are not the claim's.
@@ -183,6 +197,8 @@ def judge(claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[
     fewest = min(m.seeds for m in measured)
     if scale == "smoke":
         note = "smoke scale: too small to tell"
+    elif stand_in:
+        note = stand_in
     elif fewest < claim.min_seeds:
         note = f"{fewest} seeds, the claim asks for {claim.min_seeds}"
     return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)

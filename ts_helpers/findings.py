@@ -37,7 +37,12 @@ class Found:
 
 
 def judge(
-    notebook: str, scale: str, results: xr.Dataset, size: Callable[[xr.Dataset], str], quantities: Quantities | None
+    notebook: str,
+    scale: str,
+    results: xr.Dataset,
+    size: Callable[[xr.Dataset], str],
+    quantities: Quantities | None,
+    stand_in: Callable[[xr.Dataset], str] = lambda results: "",
 ) -> Found:
     """Judge a chapter's claims on its run and on the recorded one, and give both to the prose.
 
@@ -50,16 +55,19 @@ def judge(
         results: of this run.
         size: says how large a run was, for titles.
         quantities: of results, for each claim the values of its quantities; None where no claim is tested.
+        stand_in: says of results made with other data than the paper's what that is; see `claims.judge`.
     """
     recorded = records.kept(notebook)
     runs = {f"this run: {size(results)}": results}
     if recorded:
         runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
-    measured = quantities or (lambda results: {})
-    live = [claims.judge(claim, values, scale) for claim, values in measured(results).items()]
-    kept = []
-    if recorded:
-        kept = [claims.judge(claim, values, "paper") for claim, values in measured(recorded.results).items()]
+
+    def judged(results: xr.Dataset, scale: str) -> list[claims.Finding]:
+        each = quantities(results) if quantities else {}
+        return [claims.judge(name, values, scale, stand_in=stand_in(results)) for name, values in each.items()]
+
+    live = judged(results, scale)
+    kept = judged(recorded.results, "paper") if recorded else []
     for finding in live:
         figures.glue_finding(finding, "-live")
     for finding in kept or live:
