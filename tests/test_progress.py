@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from ts_helpers import progress as module
-from ts_helpers.progress import progress
+from ts_helpers.progress import announce, progress
 
 
 class Stream(io.StringIO):
@@ -80,3 +80,11 @@ def test_loop_that_is_left_early_ends_its_bar(monkeypatch):
         if item == 3:
             break
     assert stream.getvalue().endswith("\r")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(59, ""), (61, "all: 1 min\n"), (1830, "all: 30 min\n"), (3 * 3600, "all: 3 h\n")]
+)
+def test_only_what_takes_more_than_a_minute_is_announced(log, seconds, said):
+    announce("all", seconds)
+    assert log.getvalue() == said

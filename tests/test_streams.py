@@ -95,7 +95,10 @@ def test_whatever_decides_the_numbers_starts_afresh(tmp_path):
     trained(every=20, checkpoint=tmp_path)
     trained(enough=0.1, checkpoint=tmp_path)
     trained(loss=lambda network, x, y: (network(x) - y).abs().mean(), checkpoint=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 8
+    trained(look=furthest, checkpoint=tmp_path)
+    trained(patience=3, checkpoint=tmp_path)
+    trained(precision="bfloat16", checkpoint=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 11
 
 
 def test_training_stops_when_three_looks_are_low_enough():
@@ -108,6 +111,118 @@ def test_training_stops_when_three_looks_are_low_enough():
     assert course.loss[: stop + 1].tolist() == whole.loss[: stop + 1].tolist()
     assert np.isnan(course.loss[stop + 1 :]).all()
     assert loss(network, *HELD).item() == course.loss[stop]
+
+
+def furthest(network, x, y):
+    return (network(x) - y).abs().max()
+
+
+def test_looks_are_at_what_is_to_be_looked_at():
+    network, course = trained(look=furthest)
+    other, losses = trained()
+    assert torch.equal(network.weight, other.weight)
+    assert course.loss[-1] == furthest(network, *HELD).item() != losses.loss[-1]
+
+
+def turning(step):
+    """Data whose target turns round after step 30, so that what was learned until then was the best for HELD."""
+    x, y = batch(step)
+    return x, y if step < 30 else -y
+
+
+def test_patience_stops_and_leaves_the_network_as_it_was_at_the_best_look():
+    network, course = trained(batch=turning, steps=400, patience=4)
+    best, _ = trained(batch=turning, steps=30)
+    assert np.nanargmin(course.loss) == 3
+    assert course.taken == 70
+    assert np.isfinite(course.loss[:8]).all() and np.isnan(course.loss[8:]).all()
+    assert torch.equal(network.weight, best.weight)
+    assert loss(network, *HELD).item() == course.loss[3]
+
+
+def test_the_best_look_is_the_first_of_those_with_the_least():
+    network, course = trained(batch=turning, steps=60, patience=4, look=lambda network, x, y: torch.tensor(1.0))
+    assert torch.equal(network.weight, network_of().weight)
+    assert course.taken == 40
+
+
+def test_without_patience_the_network_is_left_as_it_ended():
+    network, course = trained(batch=turning)
+    assert loss(network, *HELD).item() == course.loss[-1] > course.loss.min()
+
+
+@pytest.mark.parametrize("killed", [23, 53])
+def test_best_look_outlives_a_run_that_was_killed(killed, tmp_path, monkeypatch):
+    whole, expected = trained(batch=turning, steps=400, patience=4)
+
+    def killing(step):
+        if step == killed:
+            raise Killed
+        return turning(step)
+
+    clock = iter(range(0, 100_000, 61))
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: next(clock))
+    how = dict(steps=400, patience=4, checkpoint=tmp_path)
+    with pytest.raises(Killed):
+        trained(batch=killing, **how)
+    for _ in range(2):  # and once more, when all is done
+        asked = []
+        network, course = trained(batch=lambda step: asked.append(step) or turning(step), **how)  # noqa: B023
+        np.testing.assert_array_equal(course.loss, expected.loss)
+        assert torch.equal(network.weight, whole.weight)
+    assert asked == [0]
+
+
+def test_products_are_taken_in_bfloat16_where_that_is_asked_for():
+    seen = []
+
+    def listening(network, x, y):
+        out = network(x)
+        seen.append(out.dtype)
+        return (out - y).square().mean()
+
+    network, course = trained(loss=listening, precision="bfloat16")
+    assert set(seen) == {torch.bfloat16}
+    assert network.weight.dtype == torch.float32
+    _, exact = trained()
+    np.testing.assert_allclose(course.loss, exact.loss, rtol=0.03)
+    assert course.loss.tolist() != exact.loss.tolist()
+
+
+def test_prediction_is_steps_and_looks_times_what_a_few_take_and_leaves_the_network_alone(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: clock[0])
+
+    def taking(seconds):
+        def slow(network, x, y):
+            clock[0] += next(seconds)
+            return (network(x) - y).square().mean()
+
+        return slow
+
+    network = network_of()
+    first, later, look = 9.0, 2.0, 5.0
+    seconds = streams.predict(
+        network, taking(iter([first, later, later])), batch, HELD, steps=40, every=10, look=taking(iter([look]))
+    )
+    assert seconds == 40 * later + 5 * look
+    assert torch.equal(network.weight, network_of().weight)
+    assert network.weight.grad is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_training_on_a_gpu_has_the_losses_of_one_on_the_cpu(precision, rtol, tmp_path):
+    def there(step):
+        return [part.cuda() for part in batch(step)]
+
+    held = [part.cuda() for part in HELD]
+    how = dict(batch=there, held=held, patience=4, precision=precision, checkpoint=tmp_path)
+    network, course = trained(network_of().cuda(), **how)
+    again, same = trained(network_of().cuda(), **how)
+    assert network.weight.is_cuda
+    np.testing.assert_allclose(course.loss, trained()[1].loss, rtol=rtol)
+    assert course.loss.tolist() == same.loss.tolist() and torch.equal(network.weight, again.weight)
 
 
 def test_loss_that_is_not_finite_stops_before_it_touches_the_network(tmp_path):
@@ -142,3 +257,10 @@ def test_no_half_written_checkpoint_is_left(tmp_path, monkeypatch):
 def test_no_steps_are_refused(how):
     with pytest.raises(ValueError, match="steps and every must be 1 or more"):
         trained(**how)
+
+
+def test_no_patience_and_unknown_precision_are_refused():
+    with pytest.raises(ValueError, match="patience must be None, or 1 or more, got 0"):
+        trained(patience=0)
+    with pytest.raises(ValueError, match="precision must be float32 or bfloat16, got 'float16'"):
+        trained(precision="float16")

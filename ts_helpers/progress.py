@@ -38,6 +38,13 @@ def progress(items: Iterable[Item], name: str, total: int, first: int = 0, unit:
     )
 
 
+def announce(what: str, seconds: float) -> None:
+    """Say beforehand how long something will take, where that is more than a minute."""
+    if seconds > 60:
+        minutes = round(seconds / 60)
+        print(f"{what}: {f'{minutes} min' if minutes < 120 else f'{minutes / 60:.0f} h'}", file=sys.stderr)
+
+
 class _Lines:
     """A stream on which every state of the bar becomes a line of its own."""
 

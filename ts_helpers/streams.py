@@ -1,8 +1,9 @@
-"""Train one network on sequences that are made as they are needed, each seen once.
+"""Train one network on batches that are made as they are needed.
 
 For networks whose products fill a processor by themselves; small ones are trained side by side, see `ensembles`.
 """
 
+import copy
 import hashlib
 import inspect
 import os
@@ -28,7 +29,7 @@ class Course:
 
     Attributes:
         step: (looks,), steps taken before each look.
-        loss: (looks,), on held-out sequences; NaN after the training had stopped.
+        loss: (looks,), or what else was looked at, on held-out data; NaN after the training had stopped.
         diverged: whether loss or gradient stopped being finite.
         seconds: spent, over all runs from checkpoint to checkpoint.
         taken: steps of training taken in all.
@@ -51,10 +52,13 @@ def train(
     every: int,
     optimizer: torch.optim.Optimizer,
     enough: float = 0.0,
+    look: Loss | None = None,
+    patience: int | None = None,
+    precision: str = "float32",
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> Course:
-    """Train a network in place, and look at its loss on held-out sequences.
+    """Train a network in place, and look at its loss on held-out data.
 
     It stops early where loss or gradient is no longer finite, before they have touched the network.
 
@@ -67,6 +71,10 @@ def train(
         every: steps between two looks; the first is before any step, the last after all.
         optimizer: of the network's parameters.
         enough: stop once three looks in a row were at or below this loss.
+        look: ``look(network, *held) -> scalar``, what is looked at in the place of the loss.
+        patience: stop once so many looks in a row were not below the least before them; and leave the network, however
+            the training ends, as it was at the first look of all that had the least.
+        precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
         name: stands before the progress bar.
@@ -75,37 +83,47 @@ def train(
         The losses, and how far it went.
 
     Raises:
-        ValueError: ``steps`` or ``every`` is below 1.
+        ValueError: ``steps``, ``every`` or ``patience`` is below 1, or there is no such precision.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be 1 or more, got {steps=}, {every=}")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be None, or 1 or more, got {patience}")
+    look = look or loss
     looks = np.unique([*range(0, steps, every), steps])
     losses = np.full(len(looks), np.nan)
     taken, diverged, seconds = 0, False, 0.0
+    best: dict[str, Tensor] = {}  # the network at its best look, for who has patience
     settings = (
-        repr([steps, every, enough, optimizer, network, str(held[0].device), torch.__version__]),
-        inspect.getsource(loss),
+        repr([steps, every, enough, patience, precision, optimizer, network, str(held[0].device), torch.__version__]),
+        inspect.getsource(loss) + inspect.getsource(look),
     )
+    loss, look = _within(precision, loss), _within(precision, look)
     file = checkpoint / f"{_digest(settings, network, batch(0), held)}.pt" if checkpoint else None
     if file and file.exists():
         kept = torch.load(file, map_location=held[0].device, weights_only=True)
         network.load_state_dict(kept["network"])
         optimizer.load_state_dict(kept["optimizer"])
-        losses[:] = kept["losses"].numpy()
+        losses[:], best = kept["losses"].numpy(), kept["best"]
         taken, diverged, seconds = kept["taken"], kept["diverged"], kept["seconds"]
 
     def keep() -> None:
         if file:
             state = dict(network=network.state_dict(), optimizer=optimizer.state_dict(), losses=torch.tensor(losses))
-            _write(file, state | dict(taken=taken, diverged=diverged, seconds=seconds + time.perf_counter() - start))
+            spent = seconds + time.perf_counter() - start
+            _write(file, state | dict(best=best, taken=taken, diverged=diverged, seconds=spent))
 
     start = saved = time.perf_counter()
     for step in progress(range(taken, steps + 1), name, steps, taken, "step"):
         if step in looks:
             with torch.no_grad():
-                losses[looks == step] = float(loss(network, *held))
-            last = losses[looks <= step][-3:]
-            if len(last) == 3 and bool((last <= enough).all()):
+                losses[looks == step] = float(look(network, *held))
+            seen = losses[looks <= step]
+            least = int(np.argmin(np.nan_to_num(seen, nan=np.inf)))
+            if patience and least == len(seen) - 1:
+                best = copy.deepcopy(network.state_dict())
+            done = len(seen) >= 3 and bool((seen[-3:] <= enough).all())
+            if done or (patience and len(seen) - 1 - least >= patience):
                 break
         if step == steps or diverged:
             break
@@ -117,7 +135,36 @@ def train(
             keep()
             saved = time.perf_counter()
     keep()
+    if best:  # only now: who goes on from the checkpoint does so from the last step
+        network.load_state_dict(best)
     return Course(looks, losses, diverged, seconds + time.perf_counter() - start, taken)
+
+
+def predict(
+    network: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    held: Sequence[Tensor],
+    *,
+    steps: int,
+    every: int,
+    look: Loss | None = None,
+    precision: str = "float32",
+) -> float:
+    """Return the seconds that `train` will take on this device, by three steps and a look of a copy of the network.
+
+    The arguments are those of `train`.
+    """
+    network, loss, look = copy.deepcopy(network), _within(precision, loss), _within(precision, look or loss)
+    optimizer = torch.optim.RMSprop(network.parameters())
+    clock = [time.perf_counter()]
+    for step in range(3):
+        _step(network, loss, batch(step), optimizer)
+        clock.append(time.perf_counter())
+    with torch.no_grad():
+        float(look(network, *held))
+    a_look = time.perf_counter() - clock[-1]
+    return steps * float(np.diff(clock).min()) + (1 + steps / every) * a_look  # the least: the first step warms up
 
 
 def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> bool:
@@ -130,6 +177,20 @@ def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: tor
         return False
     optimizer.step()
     return True
+
+
+def _within(precision: str, loss: Loss) -> Loss:
+    """Return the same loss, with products taken in this precision."""
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
+    if precision == "float32":
+        return loss
+
+    def mixed(network: nn.Module, *data: Tensor) -> Tensor:
+        with torch.autocast(data[0].device.type, torch.bfloat16):
+            return loss(network, *data)
+
+    return mixed
 
 
 def _digest(settings: tuple[str, str], network: nn.Module, batch: Sequence[Tensor], held: Sequence[Tensor]) -> str:
