@@ -56,7 +56,7 @@ def test_files_are_those_of_mnist():
 
 
 def test_pixels_come_row_by_row(tmp_path):
-    test = images(write(tmp_path / "mine"), generator=seeded()).test
+    test = images("folder", write(tmp_path / "mine"), generator=seeded()).test
     assert test.x.shape == (6, 5, 1)  # (pixels, images, 1)
     assert test.x.dtype == torch.get_default_dtype()
     np.testing.assert_allclose(test.x[:, 2, 0].numpy() * 255, [2, 3, 4, 5, 6, 7], rtol=1e-6)
@@ -67,12 +67,12 @@ def test_pixels_come_row_by_row(tmp_path):
 def test_black_is_0_and_white_1(tmp_path):
     files = contents()
     files[FILES[1][0]] = idx(np.array([0, 255] * 15, np.uint8).reshape(5, 3, 2))
-    test = images(write(tmp_path, files), generator=seeded()).test
+    test = images("folder", write(tmp_path, files), generator=seeded()).test
     assert test.x.unique().tolist() == [0, 1]
 
 
 def test_sixth_of_the_training_images_is_drawn_to_validate_with(tmp_path):
-    data = images(write(tmp_path), generator=seeded())
+    data = images("folder", write(tmp_path), generator=seeded())
     train, valid = pairs(data.train), pairs(data.valid)
     assert (len(train), len(valid)) == (20, 4)
     assert sorted(train + valid) == [(i, i % 10) for i in range(24)]  # each once, with its own label
@@ -81,20 +81,39 @@ def test_sixth_of_the_training_images_is_drawn_to_validate_with(tmp_path):
 
 def test_split_repeats_with_its_seed_and_differs_with_another(tmp_path):
     folder = write(tmp_path)
-    once, again, other = (pairs(images(folder, generator=seeded(s)).valid) for s in (1, 1, 2))
+    once, again, other = (pairs(images("folder", folder, generator=seeded(s)).valid) for s in (1, 1, 2))
     assert once == again
     assert once != other
 
 
 def test_folder_is_named_by_its_name_and_not_by_a_set(tmp_path):
-    assert images(write(tmp_path / "mine"), generator=seeded()).name == "images from the folder mine"
-    assert images(str(tmp_path / "mine"), generator=seeded()).name == "images from the folder mine"
+    assert images("folder", write(tmp_path / "mine"), generator=seeded()).name == "images from the folder mine"
+    assert images("folder", str(tmp_path / "mine"), generator=seeded()).name == "images from the folder mine"
+
+
+@pytest.mark.parametrize(("source", "name"), [("mnist", "MNIST"), ("fashion", "Fashion-MNIST")])
+def test_set_is_read_from_a_folder_and_known_by_how_many_images_each_class_has(source, name, tmp_path):
+    y = np.repeat(np.arange(10, dtype=np.uint8), pixels.COUNTS[source])
+    files = contents(60_000) | {FILES[0][0]: idx(np.zeros((60_000, 3, 2), np.uint8)), FILES[0][1]: idx(y)}
+    data = images(source, write(tmp_path / "mine", files), generator=seeded())
+    assert data.name == name
+    assert len(data.train.y) == 50_000
+    with pytest.raises(ValueError, match=rf"mine2 must hold {name}, \[.*\] training images of each class, got \[3, "):
+        images(source, write(tmp_path / "mine2"), generator=seeded())
+
+
+def test_some_are_the_first(tmp_path):
+    part = images("folder", write(tmp_path), generator=seeded()).train
+    assert pairs(pixels.some(part, 7)) == pairs(part)[:7]
+    assert pairs(pixels.some(part, 20)) == pairs(part)
+    with pytest.raises(ValueError, match="there must be 21 images or more, got 20"):
+        pixels.some(part, 21)
 
 
 def test_compressed_files_are_read_as_plain_ones(tmp_path):
-    plain = images(write(tmp_path / "plain"), generator=seeded())
+    plain = images("folder", write(tmp_path / "plain"), generator=seeded())
     packed = {f"{name}.gz": gzip.compress(content) for name, content in contents().items()}
-    packed = images(write(tmp_path / "packed", packed), generator=seeded())
+    packed = images("folder", write(tmp_path / "packed", packed), generator=seeded())
     for part in ("train", "valid", "test"):
         assert torch.equal(getattr(plain, part).x, getattr(packed, part).x)
         assert torch.equal(getattr(plain, part).y, getattr(packed, part).y)
@@ -140,7 +159,7 @@ def test_permutation_has_each_pixel_once_and_repeats_with_its_seed():
 
 
 def test_permutation_moves_the_pixels_of_all_images_alike(tmp_path):
-    x = images(write(tmp_path), generator=seeded()).test.x
+    x = images("folder", write(tmp_path), generator=seeded()).test.x
     order = permutation(len(x), generator=seeded(1))
     for t, pixel in enumerate(order.tolist()):
         assert torch.equal(x[order][t], x[pixel])
@@ -173,7 +192,7 @@ def test_damaged_file_is_refused_by_name_rule_and_value(name, content, message, 
     path = folder / (f"{name}.gz" if compressed else name)
     path.write_bytes(gzip.compress(content) if compressed else content)
     with pytest.raises(ValueError, match=f"^{path} {message}$"):
-        images(folder, generator=seeded())
+        images("folder", folder, generator=seeded())
 
 
 def flipped(content, place):
@@ -190,23 +209,30 @@ def test_damaged_compression_is_refused_by_name(content, tmp_path):
     (folder / IMAGES).unlink()
     (folder / f"{IMAGES}.gz").write_bytes(content)
     with pytest.raises(ValueError, match=rf"cannot read .*{IMAGES}\.gz: "):
-        images(folder, generator=seeded())
+        images("folder", folder, generator=seeded())
 
 
 def test_missing_file_is_refused_by_name(tmp_path):
     folder = write(tmp_path)
     (folder / LABELS).unlink()
     with pytest.raises(ValueError, match=rf"{folder} must hold a file {LABELS} or {LABELS}\.gz, got neither"):
-        images(folder, generator=seeded())
+        images("folder", folder, generator=seeded())
     with pytest.raises(ValueError, match=r"cannot read .*nosuch: .*No such file"):
         read_idx(folder / "nosuch", 1)
 
 
-@pytest.mark.parametrize("source", ["MNIST", "nosuch/folder"])
-def test_unknown_source_is_refused_with_those_there_are(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f'source must be "digits", "mnist", "fashion" or a folder, got {source!r}'):
-        images(source, generator=seeded())
+def test_unknown_source_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match='source must be "digits", "mnist", "fashion" or "folder", got \'MNIST\''):
+        images("MNIST", generator=seeded())
+
+
+def test_folder_that_is_missing_or_of_no_use_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="there must be a folder nosuch/folder, got none"):
+        images("fashion", "nosuch/folder", generator=seeded())
+    with pytest.raises(ValueError, match="and none with \"digits\", got source='digits'"):
+        images("digits", tmp_path, generator=seeded())
+    with pytest.raises(ValueError, match='a folder must be named with "folder", .* folder=None'):
+        images("folder", generator=seeded())
 
 
 def test_test_images_of_another_size_are_refused(tmp_path):
@@ -214,13 +240,13 @@ def test_test_images_of_another_size_are_refused(tmp_path):
     files[FILES[1][0]] = idx(grey(5, 2, 3))
     message = r"t10k-images-idx3-ubyte must have images of the size of the training images, \(3, 2\), got \(2, 3\)"
     with pytest.raises(ValueError, match=message):
-        images(write(tmp_path, files), generator=seeded())
+        images("folder", write(tmp_path, files), generator=seeded())
 
 
 def test_too_few_images_to_hold_one_out_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must have 6 or more training images, got 5"):
-        images(write(tmp_path, contents(5)), generator=seeded())
-    assert len(images(write(tmp_path, contents(6)), generator=seeded()).valid.y) == 1
+        images("folder", write(tmp_path, contents(5)), generator=seeded())
+    assert len(images("folder", write(tmp_path, contents(6)), generator=seeded()).valid.y) == 1
 
 
 # --- downloads, none of which reach a network
@@ -285,7 +311,7 @@ def test_broken_download_leaves_nothing_and_can_be_repeated(failure, kept, monke
         images("mnist", generator=seeded())
     if not isinstance(failure, KeyboardInterrupt):
         message = f'cannot download MNIST through torchvision: {str(failure).replace(chr(10), " ")}; take "digits", '
-        assert str(raised.value) == message + "which need no download, or name the folder that holds its four files"
+        assert str(raised.value) == message + "which need no download, or name the folder with its four files"
     assert list(kept.iterdir()) == []
     assert socket.getdefaulttimeout() is None
     torchvision_with(monkeypatch, MNIST=type("MNIST", (Downloading,), {}))

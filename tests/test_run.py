@@ -138,6 +138,22 @@ def test_notebook_runs_once_and_again_only_when_something_changed(small):
     assert ran()
 
 
+def test_folder_is_handed_on_whole_and_what_changes_in_it_runs_the_notebook_again(small):
+    line = "\nmine = None      # folder; of your own\n```"
+    add(
+        small, "leak", LEAK.replace("steps\n```", "steps" + line, 1).replace('"tau is", double(tau)', '"mine is", mine')
+    )
+    (small / "data").mkdir()
+    words = ("ts_helpers.run", "-p", "mine", "data")
+    done = run(small, *words)
+    assert done.returncode == 0, done.stderr
+    made = nbformat.read(small / "notebooks" / "doe2020" / "leak.ipynb", as_version=4)
+    assert f"mine is {small / 'data'}\n" in [o.text for c in made.cells for o in c.get("outputs", [])]
+    assert run(small, *words).stdout.startswith("up to date")
+    (small / "data" / "new").write_text("")
+    assert run(small, *words, "--check").returncode == 1
+
+
 def test_list_shows_parameters_and_the_last_run(small):
     before = run(small, "ts_helpers.run", "--list").stdout
     assert "doe2020/leak  (not run yet)" in before

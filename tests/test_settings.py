@@ -88,8 +88,8 @@ def test_device_refuses_what_there_is_not(monkeypatch):
 
 def test_file_rule_takes_an_existing_file_with_its_suffix_or_none(tmp_path):
     data = read_parameters("data = None  # file *.npy; sequences of your own")["data"]
-    assert data.is_file
-    assert not read_parameters(CELL)["scale"].is_file
+    assert data.is_path
+    assert not read_parameters(CELL)["scale"].is_path
     mine = tmp_path / "my own.npy"
     mine.write_bytes(b"")
     data.check(str(mine))
@@ -105,3 +105,14 @@ def test_file_rule_refuses_anything_else(bad, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as refused:
         data.check(bad)
     assert str(refused.value) == f"data must be file *.npy, got {bad!r}"
+
+
+def test_folder_rule_takes_an_existing_folder_or_none(tmp_path):
+    mine = read_parameters("data_dir = None  # folder; of your own")["data_dir"]
+    assert mine.is_path
+    mine.check(str(tmp_path))
+    mine.check(None)
+    (tmp_path / "file").write_text("")
+    for bad in (str(tmp_path / "nosuch"), str(tmp_path / "file"), 3):
+        with pytest.raises(ValueError, match="data_dir must be folder, got"):
+            mine.check(bad)

@@ -108,8 +108,8 @@ class Job:
         for path in [self.source, *helper_sources(code)]:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
         for name, value in self.parameters.items():
-            if self.declared[name].is_file and value:
-                digest.update(Path(value).read_bytes())
+            if self.declared[name].is_path and value:
+                digest.update(state_of(Path(value)))
         for path in sorted((RESULTS / self.name).parent.glob("*.paper.*")):  # a chapter may draw on its paper's others
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
@@ -130,6 +130,14 @@ class Job:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         last = self.last()
         return bool(last) and last["untouched"] and last["inputs"] == self.fingerprint
+
+
+def state_of(path: Path) -> bytes:
+    """Return what a file holds; of a folder, which may hold much, when its files were last changed."""
+    if path.is_file():
+        return path.read_bytes()
+    files = [(file.name, file.stat()) for file in sorted(path.iterdir())]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]).encode()
 
 
 def helper_sources(code: list[str]) -> list[Path]:
@@ -335,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
         for job in jobs:
             job.check_parameters()
             for name, value in job.parameters.items():
-                if job.declared[name].is_file and value:  # the kernel starts in another folder
+                if job.declared[name].is_path and value:  # the kernel starts in another folder
                     job.parameters[name] = str(Path(value).resolve())
         if options.list:
             print("\n\n".join(show(job) for job in jobs))

@@ -18,8 +18,9 @@ SCALES = ("smoke", "book", "paper")
 class Parameter:
     """One line of a parameters cell, ``name = default  # rule; meaning``.
 
-    The rule is ``one of a, b, c``, a type and a range (``int in [1, inf)``, ``float in (0, 1]``), or an existing file
-    with a suffix, ``file *.npy``. A default of None means "what the scale says", and is always allowed.
+    The rule is ``one of a, b, c``, a type and a range (``int in [1, inf)``, ``float in (0, 1]``), an existing file
+    with a suffix, ``file *.npy``, or an existing ``folder``. A default of None means "what the scale says", and is
+    always allowed.
     """
 
     name: str
@@ -28,9 +29,9 @@ class Parameter:
     meaning: str
 
     @property
-    def is_file(self) -> bool:
-        """True if the value names a file."""
-        return self.rule.startswith("file ")
+    def is_path(self) -> bool:
+        """True if the value names a file or a folder."""
+        return self.rule == "folder" or self.rule.startswith("file ")
 
     def check(self, value: Any) -> None:
         """Refuse a value that breaks the rule.
@@ -46,7 +47,9 @@ class Parameter:
     def _fits(self, value: Any) -> bool:
         if self.rule.startswith("one of "):
             return value in [choice.strip() for choice in self.rule.removeprefix("one of ").split(",")]
-        if self.is_file:
+        if self.rule == "folder":
+            return isinstance(value, str) and Path(value).is_dir()
+        if self.is_path:
             path = Path(str(value))
             return path.match(self.rule.removeprefix("file ")) and path.is_file()
         kind, _, ends = self.rule.partition(" in ")
@@ -58,7 +61,7 @@ class Parameter:
         return above and (value <= high if ends.endswith("]") else value < high)
 
 
-_RULE = r"one of [^;]+|file \S+|(?:int|float) in [(\[][^;]+[)\]]"
+_RULE = r"one of [^;]+|folder|file \S+|(?:int|float) in [(\[][^;]+[)\]]"
 
 
 def read_parameters(cell: str) -> dict[str, Parameter]:

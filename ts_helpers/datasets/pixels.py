@@ -26,6 +26,10 @@ FILES = (
     ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
 DOWNLOADS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+COUNTS = {  # training images of each class, by which a set is known
+    "mnist": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+    "fashion": [6000] * CLASSES,
+}
 PATIENCE = 10.0  # with a host that does not answer, seconds
 
 
@@ -59,7 +63,7 @@ class Images:
     test: Part
 
 
-def images(source: str | Path = "digits", *, generator: torch.Generator) -> Images:
+def images(source: str = "digits", folder: str | Path | None = None, *, generator: torch.Generator) -> Images:
     """Images as sequences of pixels, "from top to bottom, left to right"; at the end their class is asked for.
 
     Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images
@@ -69,22 +73,31 @@ def images(source: str | Path = "digits", *, generator: torch.Generator) -> Imag
 
     Args:
         source: ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
-            28 x 28 that torchvision downloads, once; or a folder that holds the four files of one of these or of
-            another set in their format, plain or ``.gz``. Debian's package ``dataset-fashion-mnist`` has such a
-            folder, ``/usr/share/datasets/fashion-mnist``.
+            28 x 28; or ``"folder"``, others in the format of these.
+        folder: with ``"folder"``, what holds the four files, plain or ``.gz``; so it may be with ``"mnist"`` and
+            ``"fashion"``, which torchvision otherwise downloads, once. Debian's package ``dataset-fashion-mnist``
+            has such a folder, ``/usr/share/datasets/fashion-mnist``.
         generator: draws what is held out.
 
     Raises:
-        ValueError: the source is none of these, or a file of it is missing, damaged, or at odds with another.
+        ValueError: the source is none of these, or has a folder that it should not have, or none that it should; or
+            a file is missing, damaged, or at odds with another; or the images are not of the set that they should be.
         RuntimeError: the images cannot be downloaded.
     """
+    if source not in ("digits", "folder", *DOWNLOADS):
+        raise ValueError(f'source must be "digits", "mnist", "fashion" or "folder", got {source!r}')
+    if (source == "digits" and folder) or (source == "folder" and not folder):
+        raise ValueError(f'a folder must be named with "folder", and none with "digits", got {source=}, {folder=}')
     if source == "digits":
         name = "scikit-learn's digits"
         rest, test = _drawn(_digits(), generator)
     else:
-        folder = _downloaded(str(source)) if source in DOWNLOADS else Path(source)
-        name = DOWNLOADS.get(str(source), f"images from the folder {folder.resolve().name}")
-        rest, test = _read(folder)
+        where = Path(folder) if folder else _downloaded(source)
+        name = DOWNLOADS.get(source, f"images from the folder {where.resolve().name}")
+        rest, test = _read(where)
+        counts = torch.bincount(rest.y, minlength=CLASSES).tolist()
+        if folder and counts != COUNTS.get(source, counts):
+            raise ValueError(f"{folder} must hold {name}, {COUNTS[source]} training images of each class, got {counts}")
     train, valid = _drawn(rest, generator)
     return Images(name, train, valid, test)
 
@@ -98,6 +111,17 @@ def permutation(n_pixels: int, *, generator: torch.Generator) -> Tensor:
         order: (pixels,), each of 0 to n_pixels - 1 once.
     """
     return torch.randperm(n_pixels, generator=generator)
+
+
+def some(part: Part, n: int) -> Part:
+    """Return the first n images, which are as random as the part.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if n > len(part.y):
+        raise ValueError(f"there must be {n} images or more, got {len(part.y)}")
+    return Part(part.x[:, :n], part.y[:n])
 
 
 def read_idx(path: Path, n_dims: int) -> np.ndarray:
@@ -138,7 +162,7 @@ def _digits() -> Part:
 def _read(folder: Path) -> tuple[Part, Part]:
     """Read training and test images from a folder with the four files."""
     if not folder.is_dir():
-        raise ValueError(f'source must be "digits", "mnist", "fashion" or a folder, got {str(folder)!r}')
+        raise ValueError(f"there must be a folder {folder}, got none")
     parts, sizes = [], []
     for names in FILES:
         paths = [_found(folder, name) for name in names]
@@ -188,7 +212,7 @@ def _downloaded(source: str) -> Path:
             socket.setdefaulttimeout(PATIENCE)  # torchvision sets none
             raw = getattr(_torchvision_datasets(), name.replace("-", ""))(part, download=True).raw_folder
         except (ImportError, OSError, RuntimeError, HTTPException) as error:
-            instead = 'take "digits", which need no download, or name the folder that holds its four files'
+            instead = 'take "digits", which need no download, or name the folder with its four files'
             what = " ".join(str(error).split())  # it has lines, one of each mirror
             raise RuntimeError(f"cannot download {name} through torchvision: {what}; {instead}") from None
         finally:
