@@ -106,7 +106,7 @@ def test_some_are_the_first(tmp_path):
     part = images("folder", write(tmp_path), generator=seeded()).train
     assert pairs(pixels.some(part, 7)) == pairs(part)[:7]
     assert pairs(pixels.some(part, 20)) == pairs(part)
-    with pytest.raises(ValueError, match="there must be 21 images or more, got 20"):
+    with pytest.raises(ValueError, match="n must be at most 20, the number of images, got 21"):
         pixels.some(part, 21)
 
 

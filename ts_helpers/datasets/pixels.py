@@ -120,7 +120,7 @@ def some(part: Part, n: int) -> Part:
         ValueError: there are fewer.
     """
     if n > len(part.y):
-        raise ValueError(f"there must be {n} images or more, got {len(part.y)}")
+        raise ValueError(f"n must be at most {len(part.y)}, the number of images, got {n}")
     return Part(part.x[:, :n], part.y[:n])
 
 
