@@ -47,6 +47,30 @@ def test_training_is_that_of_a_plain_loop():
     assert (course.taken, course.diverged) == (40, False)
 
 
+def test_gradients_are_cut_down_to_the_norm_asked_for():
+    how = dict(steps=1, every=1)
+    network, optimizer = network_of(), torch.optim.SGD
+    loss(network, *batch(0)).backward()
+    norm = float(torch.cat([p.grad.flatten() for p in network.parameters()]).norm())
+    for clip in (norm / 3, norm * 3):
+        mine = network_of()
+        streams.train(mine, loss, batch, HELD, optimizer=optimizer(mine.parameters(), lr=1.0), clip=clip, **how)
+        for moved, p in zip(mine.parameters(), network.parameters(), strict=True):
+            torch.testing.assert_close(moved, p - p.grad * min(1, clip / norm))
+
+
+def test_looks_are_in_evaluation_mode_and_steps_in_training_mode():
+    modes = []
+
+    def listening(network, x, y):
+        modes.append("training" if network.training else "evaluation")
+        return (network(x) - y).square().mean()
+
+    network, _ = trained(loss=listening, steps=2, every=2)
+    assert modes == ["evaluation", "training", "training", "evaluation"]
+    assert network.training
+
+
 def test_last_look_is_after_the_last_step():
     _, course = trained(steps=25)
     assert course.step.tolist() == [0, 10, 20, 25]
@@ -93,12 +117,13 @@ def test_whatever_decides_the_numbers_starts_afresh(tmp_path):
     trained(batch=lambda step: batch(step + 1), checkpoint=tmp_path)
     trained(held=batch(9_999), checkpoint=tmp_path)
     trained(every=20, checkpoint=tmp_path)
+    trained(clip=0.1, checkpoint=tmp_path)
     trained(enough=0.1, checkpoint=tmp_path)
     trained(loss=lambda network, x, y: (network(x) - y).abs().mean(), checkpoint=tmp_path)
     trained(look=furthest, checkpoint=tmp_path)
     trained(patience=3, checkpoint=tmp_path)
     trained(precision="bfloat16", checkpoint=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 11
+    assert len(list(tmp_path.iterdir())) == 12
 
 
 def test_training_stops_when_three_looks_are_low_enough():
@@ -264,3 +289,8 @@ def test_no_patience_and_unknown_precision_are_refused():
         trained(patience=0)
     with pytest.raises(ValueError, match="precision must be float32 or bfloat16, got 'float16'"):
         trained(precision="float16")
+
+
+def test_clip_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match="clip must be positive, got 0"):
+        trained(clip=0)

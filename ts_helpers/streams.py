@@ -6,6 +6,7 @@ For networks whose products fill a processor by themselves; small ones are train
 import copy
 import hashlib
 import inspect
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ def train(
     steps: int,
     every: int,
     optimizer: torch.optim.Optimizer,
+    clip: float = math.inf,
     enough: float = 0.0,
     look: Loss | None = None,
     patience: int | None = None,
@@ -58,7 +60,7 @@ def train(
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> Course:
-    """Train a network in place, and look at its loss on held-out data.
+    """Train a network in place, and look at its loss on held-out data, for which it is in evaluation mode.
 
     It stops early where loss or gradient is no longer finite, before they have touched the network.
 
@@ -70,6 +72,7 @@ def train(
         steps: to take.
         every: steps between two looks; the first is before any step, the last after all.
         optimizer: of the network's parameters.
+        clip: norm that a gradient is cut down to where it is longer, all parameters taken together.
         enough: stop once three looks in a row were at or below this loss.
         look: ``look(network, *held) -> scalar``, what is looked at in the place of the loss.
         patience: stop once so many looks in a row were not below the least before them; and leave the network, however
@@ -83,19 +86,34 @@ def train(
         The losses, and how far it went.
 
     Raises:
-        ValueError: ``steps``, ``every`` or ``patience`` is below 1, or there is no such precision.
+        ValueError: ``steps``, ``every`` or ``patience`` is below 1, ``clip`` not positive, or no such precision.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be 1 or more, got {steps=}, {every=}")
     if patience is not None and patience < 1:
         raise ValueError(f"patience must be None, or 1 or more, got {patience}")
+    if not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}")
     look = look or loss
     looks = np.unique([*range(0, steps, every), steps])
     losses = np.full(len(looks), np.nan)
     taken, diverged, seconds = 0, False, 0.0
     best: dict[str, Tensor] = {}  # the network at its best look, for who has patience
     settings = (
-        repr([steps, every, enough, patience, precision, optimizer, network, str(held[0].device), torch.__version__]),
+        repr(
+            [
+                steps,
+                every,
+                clip,
+                enough,
+                patience,
+                precision,
+                optimizer,
+                network,
+                str(held[0].device),
+                torch.__version__,
+            ]
+        ),
         inspect.getsource(loss) + inspect.getsource(look),
     )
     loss, look = _within(precision, loss), _within(precision, look)
@@ -116,8 +134,7 @@ def train(
     start = saved = time.perf_counter()
     for step in progress(range(taken, steps + 1), name, steps, taken, "step"):
         if step in looks:
-            with torch.no_grad():
-                losses[looks == step] = float(look(network, *held))
+            losses[looks == step] = _looked(network, look, held)
             seen = losses[looks <= step]
             least = int(np.argmin(np.nan_to_num(seen, nan=np.inf)))
             if patience and least == len(seen) - 1:
@@ -127,7 +144,7 @@ def train(
                 break
         if step == steps or diverged:
             break
-        diverged = not _step(network, loss, batch(step), optimizer)
+        diverged = not _step(network, loss, batch(step), optimizer, clip)
         if diverged:
             break
         taken = step + 1
@@ -161,13 +178,27 @@ def predict(
     for step in range(3):
         _step(network, loss, batch(step), optimizer)
         clock.append(time.perf_counter())
-    with torch.no_grad():
-        float(look(network, *held))
+    _looked(network, look, held)
     a_look = time.perf_counter() - clock[-1]
     return steps * float(np.diff(clock).min()) + (1 + steps / every) * a_look  # the least: the first step warms up
 
 
-def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> bool:
+def _looked(network: nn.Module, look: Loss, held: Sequence[Tensor]) -> float:
+    """Return what there is to see, and leave the network in training mode."""
+    network.eval()
+    with torch.no_grad():
+        seen = float(look(network, *held))
+    network.train()
+    return seen
+
+
+def _step(
+    network: nn.Module,
+    loss: Loss,
+    data: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip: float = math.inf,
+) -> bool:
     """Take a step, unless its loss or gradient is not finite; return whether it was taken."""
     optimizer.zero_grad()
     value = loss(network, *data)
@@ -175,6 +206,8 @@ def _step(network: nn.Module, loss: Loss, data: Sequence[Tensor], optimizer: tor
     grads = [p.grad for p in network.parameters() if p.grad is not None]
     if not bool(torch.isfinite(value) & torch.stack([g.isfinite().all() for g in grads]).all()):
         return False
+    if clip < math.inf:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
     optimizer.step()
     return True
 
