@@ -200,6 +200,16 @@ def test_penn_treebank_s_own_parts_are_kept(tmp_path):
         words(folder)
 
 
+@pytest.mark.parametrize(("lines", "name"), [(10, "Penn Treebank"), (9, "texts from the folder mine")])
+def test_penn_treebank_is_called_so_by_the_sizes_of_its_parts(lines, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "PENN_SIZES", (24, 20, 30))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for part, content in (("train", "a b\n" * 8), ("valid", "b\n" * 10), ("test", "e b\n" * lines)):
+        (folder / f"ptb.{part}.txt").write_text(content)
+    assert words(folder).name == name
+
+
 def test_default_words_are_python_s_help():
     data, letters = words(), characters()
     assert data.name == letters.name

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,10 @@ from scipy.stats import kstest
 from torch import nn
 from torch.func import functional_call
 
+from ts_helpers import text_models
 from ts_helpers.cells import unroll
 from ts_helpers.gated import GatedCell
-from ts_helpers.text_models import BatchNormLSTM, LSTMState, RecurrentHighway
+from ts_helpers.text_models import BatchNormLSTM, LSTMState, Reader, RecurrentHighway, apart, following
 
 BOTH = pytest.mark.parametrize("make", [BatchNormLSTM, RecurrentHighway], ids=["LSTM", "highway"])
 NORMS = ("norm_h", "norm_x", "norm_u")
@@ -292,3 +295,85 @@ def test_sizes_below_one_are_refused(make, sizes):
     message = f"sizes must be 1 or more, got input_size={sizes[0]}, hidden_size={sizes[1]}, {third}={sizes[2]}"
     with pytest.raises(ValueError, match=message):
         make(*sizes, generator=generator())
+
+
+# --- readers, and their losses
+
+N = 5  # symbols
+
+
+def reader_of(make, carried=False, seed=0):
+    core = network_of(make, input_size=3, seed=seed)
+    heard, read_out = nn.Embedding(N, 3).double(), nn.Linear(4, N).double()
+    for p in (heard.weight, *read_out.parameters()):
+        nn.init.normal_(p, generator=generator(20 + seed))
+    return Reader(heard, core, read_out, torch.zeros(3, 4, dtype=torch.float64) if carried else None)
+
+
+def symbols(*shape, seed=5):
+    return torch.randint(N, shape, generator=generator(seed), dtype=torch.uint8)
+
+
+def surprise(scores, y):
+    """Mean of -log P over all symbols, by a loop."""
+    p = scores.detach().exp()
+    p = p / p.sum(-1, keepdim=True)
+    return -np.mean([math.log(p[t, b, int(y[t, b])]) for t in range(len(y)) for b in range(y.shape[1])])
+
+
+@BOTH
+def test_reader_scores_symbols_as_its_parts_do(make):
+    reader, x = reader_of(make).eval(), symbols(6, 2)
+    scores, _ = reader(x)
+    states, _ = reader.core(reader.heard.weight[x.long()])
+    assert torch.equal(scores, states @ reader.read_out.weight.T + reader.read_out.bias)
+
+
+@BOTH
+def test_windows_apart_are_each_read_from_zeros_however_many_at_once(make, monkeypatch):
+    reader, x, y = reader_of(make).eval(), symbols(6, 7), symbols(6, 7, seed=6)
+    expected = np.mean([surprise(reader(x[:, b : b + 1])[0], y[:, b : b + 1]) for b in range(7)])
+    assert apart(reader, x, y).item() == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(text_models, "AT_ONCE", 3)
+    assert apart(reader, x, y).item() == pytest.approx(expected, rel=1e-6)
+
+
+@BOTH
+def test_windows_that_follow_each_other_are_read_as_one_text(make):
+    reader, x, y = reader_of(make).eval(), symbols(4, 6, 3), symbols(4, 6, 3, seed=6)
+    assert following(reader, x, y, torch.tensor(True)).item() == pytest.approx(
+        surprise(reader(x.flatten(0, 1))[0], y.flatten(0, 1)), rel=1e-6
+    )
+    assert reader.carried is None
+
+
+def test_training_goes_on_where_the_window_before_ended_unless_a_text_begins():
+    reader, x, y = reader_of(RecurrentHighway, carried=True), symbols(3, 6, 3), symbols(3, 6, 3, seed=6)
+    whole = reader(x.flatten(0, 1))[0].unflatten(0, (3, 6))
+    for window, scores in enumerate(whole):
+        loss = following(reader, x[window, None], y[window, None], torch.tensor(window == 0))
+        assert loss.item() == pytest.approx(surprise(scores, y[window]), rel=1e-6)
+        loss.backward()  # through this window alone: the one before has been freed
+    assert not reader.carried.requires_grad
+    assert "carried" in reader.state_dict()
+    again = following(reader, x[:1], y[:1], torch.tensor(True))
+    assert again.item() == pytest.approx(surprise(whole[0], y[0]), rel=1e-6)
+
+
+def test_look_leaves_the_state_of_training_as_it_is():
+    reader, x, y = reader_of(RecurrentHighway, carried=True), symbols(1, 6, 3), symbols(1, 6, 3, seed=6)
+    following(reader, x, y, torch.tensor(True))
+    before = reader.carried.clone()
+    reader.eval()
+    following(reader, symbols(2, 6, 2), symbols(2, 6, 2), torch.tensor(True))
+    assert torch.equal(reader.carried, before)
+
+
+@BOTH
+def test_reader_in_bfloat16_has_about_the_same_loss(make):
+    reader, x, y = reader_of(make).float().eval(), symbols(6, 7), symbols(6, 7, seed=6)
+    exact = apart(reader, x, y).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = apart(reader, x, y)
+    assert rounded.dtype == torch.float32
+    assert 0 < abs(rounded.item() / exact - 1) < 0.05

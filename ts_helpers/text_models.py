@@ -1,16 +1,18 @@
 r"""The two networks that read text in Tallec & Ollivier (2018), Appendix A, each with its start for long memories.
 
 Both read ``(states, state) = network(x, state)``: the final state is the next window's first, once detached, so that
-a text can be read on for as long as it goes.
+a text can be read on for as long as it goes. A `Reader` says what comes next; `apart` and `following` are its losses.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ts_helpers.chrono import chrono_init_
+
+AT_ONCE = 128  # windows; more do not fit into a small GPU with the paper's 2000 units
 
 
 class StepNorm(nn.Module):
@@ -204,3 +206,77 @@ class RecurrentHighway(nn.Module):
         chrono_init_(first, T_max + 1, generator=generator)
         for b_g in others:
             b_g.copy_(first)
+
+
+class Reader(nn.Module):
+    """Reads symbols, and after each scores every symbol by how likely it is to come next.
+
+    Args:
+        heard: what the network hears of each symbol.
+        core: the network.
+        read_out: scores from its states.
+        carried: (batch, hidden), the state in which the first window of a training by `following` begins; it goes on
+            from there.
+    """
+
+    carried: Tensor | None
+
+    def __init__(
+        self,
+        heard: nn.Embedding,
+        core: BatchNormLSTM | RecurrentHighway,
+        read_out: nn.Linear,
+        carried: Tensor | None = None,
+    ):
+        super().__init__()
+        self.heard, self.core, self.read_out = heard, core, read_out
+        self.register_buffer("carried", carried)  # so that a checkpoint has it too
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Map symbols x (time, batch) and a state, or zeros, to scores (time, batch, symbols) and the last state."""
+        states, state = self.core(self.heard(x.long()), state)
+        return self.read_out(states), state
+
+
+def apart(reader: Reader, x: Tensor, y: Tensor) -> Tensor:
+    """Return the cross entropy of windows that have nothing to do with each other, each read from a state of 0.
+
+    Args:
+        reader: of symbols.
+        x: (time, windows), what is read.
+        y: the same shape, what comes next.
+
+    Returns:
+        In nats per symbol. Over log 2, it is in bits; its exponential is the perplexity.
+    """
+    total = x.new_zeros((), dtype=torch.float32)
+    for some_x, some_y in zip(x.split(AT_ONCE, 1), y.split(AT_ONCE, 1), strict=True):
+        total = total + _missed(reader(some_x)[0], some_y)
+    return total / x.numel()
+
+
+def following(reader: Reader, x: Tensor, y: Tensor, first: Tensor) -> Tensor:
+    """Return the cross entropy of windows that follow each other, where the state goes on from each to the next.
+
+    In training the state goes on from call to call too; gradients do not.
+
+    Args:
+        reader: of symbols; to train it, it must have a state to carry.
+        x: (windows, time, batch), as `datasets.text.streams` cuts a text.
+        y: the same shape, what comes next.
+        first: (), whether the first window begins the text, with a state of 0.
+
+    Returns:
+        In nats per symbol, see `apart`.
+    """
+    total, state = x.new_zeros((), dtype=torch.float32), None if first else reader.carried
+    for window, after in zip(x, y, strict=True):
+        scores, state = reader(window, state)
+        total, state = total + _missed(scores, after), state.detach()
+    if reader.training:
+        reader.carried = state
+    return total / x.numel()
+
+
+def _missed(scores: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(scores.flatten(0, 1), y.flatten().long(), reduction="sum")

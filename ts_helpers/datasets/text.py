@@ -27,6 +27,7 @@ ALPHABET = " " + string.ascii_lowercase
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 UNKNOWN, END = "<unk>", "<eos>"
 PENN = ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt")
+PENN_SIZES = (929_589, 73_760, 82_430)  # words, ends of lines with them, by which the Penn Treebank's parts are known
 LEAST = 20  # symbols of a text, below which a part would have none
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"  # whatever comes is checked
 TEXT8_SHA256 = "6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7"  # of the text, unpacked
@@ -121,9 +122,10 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
         name, text = _python()
         parts = _parts(text.split())
     elif Path(source).is_dir():
-        name = f"texts from the folder {Path(source).resolve().name}"
         train, valid, test = (_listed(Path(source) / part)[1] for part in PENN)
         parts = train, valid, test
+        whole = (len(train), len(valid), len(test)) == PENN_SIZES
+        name = "Penn Treebank" if whole else f"texts from the folder {Path(source).resolve().name}"
     else:
         name, found = _listed(Path(source))
         parts = _parts(found)
