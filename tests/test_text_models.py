@@ -7,7 +7,7 @@ from scipy.stats import kstest
 from torch import nn
 from torch.func import functional_call
 
-from ts_helpers import text_models
+from ts_helpers import streams, text_models
 from ts_helpers.cells import unroll
 from ts_helpers.gated import GatedCell
 from ts_helpers.text_models import BatchNormLSTM, LSTMState, Reader, RecurrentHighway, apart, following
@@ -367,6 +367,37 @@ def test_look_leaves_the_state_of_training_as_it_is():
     reader.eval()
     following(reader, symbols(2, 6, 2), symbols(2, 6, 2), torch.tensor(True))
     assert torch.equal(reader.carried, before)
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run."""
+
+
+@BOTH
+def test_training_that_was_killed_goes_on_with_all_that_it_carried(make, tmp_path, monkeypatch):
+    x, y = symbols(8, 6, 3), symbols(8, 6, 3, seed=6)
+
+    def trained(killed=None, checkpoint=None):
+        def batch(step):
+            if step == killed:
+                raise Killed
+            k = step % len(x)
+            return (x[k], y[k]) if make is BatchNormLSTM else (x[k, None], y[k, None], torch.tensor(k == 0))
+
+        reader = reader_of(make, carried=make is RecurrentHighway)
+        loss, held = (apart, (x[0], y[0])) if make is BatchNormLSTM else (following, (x, y, torch.tensor(True)))
+        optimizer = torch.optim.Adam(reader.parameters(), lr=0.01)
+        how = dict(steps=20, every=5, clip=0.5, patience=9, checkpoint=checkpoint)
+        return streams.train(reader, loss, batch, held, optimizer=optimizer, **how), reader.state_dict()
+
+    expected, whole = trained()
+    clock = iter(range(0, 100_000, 61))  # a minute passes with each look at it
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: next(clock))
+    with pytest.raises(Killed):
+        trained(13, tmp_path)
+    course, state = trained(None, tmp_path)
+    assert course.loss.tolist() == expected.loss.tolist()
+    assert all(torch.equal(state[name], whole[name]) for name in whole)
 
 
 @BOTH
