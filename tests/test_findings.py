@@ -48,10 +48,12 @@ def test_each_run_is_judged_by_its_own_data(told, monkeypatch):
     monkeypatch.setattr(findings.records, "kept", lambda notebook: kept)
     judge(
         results(100, 100).assign_attrs(data="pebbles"),
-        stand_in=lambda r: "" if r.attrs["data"] == "gold" else f"the data is {r.attrs['data']}, not gold",
+        stand_in=lambda r, claim: (
+            "" if r.attrs["data"] == "gold" else f"the data is {r.attrs['data']}, not the gold of {claim}"
+        ),
     )
     assert told["C2-verdict"] == "reproduced"
-    assert told["C2-verdict-live"] == "inconclusive (the data is pebbles, not gold)"
+    assert told["C2-verdict-live"] == "inconclusive (the data is pebbles, not the gold of C2)"
 
 
 def test_without_a_recorded_run_verdicts_rest_on_this_one(told):

@@ -42,7 +42,7 @@ def judge(
     results: xr.Dataset,
     size: Callable[[xr.Dataset], str],
     quantities: Quantities | None,
-    stand_in: Callable[[xr.Dataset], str] = lambda results: "",
+    stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "",
 ) -> Found:
     """Judge a chapter's claims on its run and on the recorded one, and give both to the prose.
 
@@ -55,7 +55,8 @@ def judge(
         results: of this run.
         size: says how large a run was, for titles.
         quantities: of results, for each claim the values of its quantities; None where no claim is tested.
-        stand_in: says of results made with other data than the paper's what that is; see `claims.judge`.
+        stand_in: says of results and a claim, where it is not the paper's data that tests it, what that is; see
+            `claims.judge`.
     """
     recorded = records.kept(notebook)
     runs = {f"this run: {size(results)}": results}
@@ -64,7 +65,7 @@ def judge(
 
     def judged(results: xr.Dataset, scale: str) -> list[claims.Finding]:
         each = quantities(results) if quantities else {}
-        return [claims.judge(name, values, scale, stand_in=stand_in(results)) for name, values in each.items()]
+        return [claims.judge(name, values, scale, stand_in=stand_in(results, name)) for name, values in each.items()]
 
     live = judged(results, scale)
     kept = judged(recorded.results, "paper") if recorded else []
