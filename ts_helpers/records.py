@@ -42,19 +42,14 @@ class Kept:
     provenance: dict[str, Any]
 
     def line(self) -> str:
-        """Return where the results come from, for a reader.
-
-        Where results hold the ``seconds`` of every training, these count, for a run that was interrupted has the
-        seconds of its last stretch only.
-        """
+        """Return where the results come from, for a reader."""
         made = self.provenance
-        seconds = max(made["seconds"], float(self.results["seconds"].sum()) if "seconds" in self.results else 0.0)
         shown = {name: value for name, value in made["settings"].items() if value is not None and name != "only"}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
         commits = dict.fromkeys(part["commit"][:7] for part in made.get("parts", [made]))
         return (
             f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {', '.join(commits)}, "
-            f"{made['device']}, {seconds / 3600:.1f} hours."
+            f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
         )
 
 
@@ -67,6 +62,8 @@ class Recorder:
         scale, seed, device: as the notebook resolved them.
         parameters: every other parameter of the notebook as given, None where the scale decided.
         settings: the same, as the scale resolved them.
+        trained: seconds that all trainings took, those of an earlier, interrupted run included; these count where they
+            are more than this run has taken.
     """
 
     notebook: str
@@ -75,6 +72,7 @@ class Recorder:
     device: str
     parameters: dict[str, Any]
     settings: dict[str, Any]
+    trained: float = 0.0
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.perf_counter)
 
@@ -125,7 +123,7 @@ class Recorder:
             "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine() + " CPU",
             "threads": torch.get_num_threads(),
             "start": self.start.isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - self.clock, 1),
+            "seconds": round(max(self.trained, time.perf_counter() - self.clock), 1),
         }
 
 
