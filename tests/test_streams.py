@@ -294,3 +294,31 @@ def test_no_patience_and_unknown_precision_are_refused():
 def test_clip_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match="clip must be positive, got 0"):
         trained(clip=0)
+
+
+def test_run_that_was_out_of_hours_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    whole, expected = trained()
+    clock = iter(range(0, 100_000, 61))
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: next(clock))
+    _, course = trained(hours=0.2, checkpoint=tmp_path)
+    assert 0 < course.taken < 40 and not course.diverged
+    seen = np.isfinite(course.loss)
+    assert seen.tolist() == (course.step <= course.taken).tolist()
+    assert course.loss[seen].tolist() == expected.loss[seen].tolist()
+    _, none = trained(hours=0, checkpoint=tmp_path)
+    assert none.taken == course.taken
+    resumed, course = trained(checkpoint=tmp_path)
+    assert course.taken == 40
+    assert course.loss.tolist() == expected.loss.tolist()
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+@pytest.mark.parametrize("how", [dict(hours=-1), dict(hours=float("nan"))])
+def test_hours_below_nothing_are_refused(how, tmp_path):
+    with pytest.raises(ValueError, match="hours must be 0 or more"):
+        trained(checkpoint=tmp_path, **how)
+
+
+def test_hours_without_a_checkpoint_are_refused():
+    with pytest.raises(ValueError, match="need a checkpoint"):
+        trained(hours=1)

@@ -90,6 +90,7 @@ def compare(
     enough: float = 0.0,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    hours: float | None = None,
     checkpoint: Path | None = None,
     name: str = "",
 ) -> xr.Dataset:
@@ -111,6 +112,7 @@ def compare(
         enough: a network is done once three looks in a row were at or below this share of the memoryless score.
         seed: of the experiment.
         device: where.
+        hours: that each network may take in this run, see `streams.train`.
         checkpoint: folder, see `streams.train`.
         name: stands before progress bars.
 
@@ -154,6 +156,7 @@ def compare(
                 every=steps // n_looks,
                 optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
                 enough=enough * base,
+                hours=hours,
                 checkpoint=checkpoint,
                 name=f"{name} {start} {run + 1}/{n_seeds}".strip(),
             )

@@ -57,6 +57,7 @@ def train(
     look: Loss | None = None,
     patience: int | None = None,
     precision: str = "float32",
+    hours: float | None = None,
     checkpoint: Path | None = None,
     name: str = "train",
 ) -> Course:
@@ -78,6 +79,7 @@ def train(
         patience: stop once so many looks in a row were not below the least before them; and leave the network, however
             the training ends, as it was at the first look of all that had the least.
         precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
+        hours: stop after so many hours of this run, at once if 0; the next run goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
         name: stands before the progress bar.
@@ -86,7 +88,8 @@ def train(
         The losses, and how far it went.
 
     Raises:
-        ValueError: ``steps``, ``every`` or ``patience`` is below 1, ``clip`` not positive, or no such precision.
+        ValueError: ``steps``, ``every`` or ``patience`` is below 1, ``clip`` not positive, ``hours`` negative or
+            without a checkpoint, or no such precision.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be 1 or more, got {steps=}, {every=}")
@@ -94,6 +97,8 @@ def train(
         raise ValueError(f"patience must be None, or 1 or more, got {patience}")
     if not clip > 0:
         raise ValueError(f"clip must be positive, got {clip}")
+    if hours is not None and (checkpoint is None or not hours >= 0):
+        raise ValueError(f"hours must be 0 or more, and need a checkpoint to go on from, got {hours=}, {checkpoint=}")
     look = look or loss
     looks = np.unique([*range(0, steps, every), steps])
     losses = np.full(len(looks), np.nan)
@@ -142,7 +147,7 @@ def train(
             done = len(seen) >= 3 and bool((seen[-3:] <= enough).all())
             if done or (patience and len(seen) - 1 - least >= patience):
                 break
-        if step == steps or diverged:
+        if step == steps or diverged or (hours is not None and time.perf_counter() - start >= 3600 * hours):
             break
         diverged = not _step(network, loss, batch(step), optimizer, clip)
         if diverged:
