@@ -10,11 +10,12 @@ HTML   := _build/html
 BOOK    = $(shell find book notebooks results ts_helpers _config.yml _toc.yml README.md -type f \
             -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help book test lint lab bench clean
+.PHONY: help book readme test lint lab bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make book    execute the notebooks that are out of date, and build $(HTML)  [SCALE=smoke|book|paper]"
+	@echo "make readme  write the README's table of verdicts anew, from the records of the last make book"
 	@echo "make test    lint, unit tests, every notebook at smoke scale, strict build, browser checks"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make bench   the benchmarks  [BENCH=--quick or --record]"
@@ -60,6 +61,9 @@ $(HTML)/.complete: $(BOOK)
 	@$(BIN)/python -m ts_helpers.pages
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going
 	@touch $(HTML)/.nojekyll $@
+
+readme: .venv/.book
+	@$(BIN)/python -m ts_helpers.pages --readme
 
 # --- checks
 lint: .venv/.test
