@@ -14,7 +14,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
 
+from ts_helpers.claims import read_claims
 from ts_helpers.run import Job, find
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -151,3 +153,49 @@ def test_slider_moves_by_keyboard_without_a_kernel(browser, address, site, page,
         assert before != after
         handle.send_keys(Keys.ARROW_LEFT)
         assert box.find_element(By.TAG_NAME, "img").get_attribute("alt") == before
+
+
+def claims_shown(browser):
+    """Ids and verdicts of the claims whose rows are not hidden; those of quantities must be the same claims'."""
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('article tbody tr')].filter(row => row.checkVisibility())"
+        ".map(row => [...row.cells].map(cell => cell.textContent.trim()))"
+    )
+    claims = {row[0]: row[2] for row in rows if len(row) == 6}
+    assert {row[0] for row in rows} == set(claims)
+    return claims
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+def test_verdicts_are_filtered_by_keyboard_and_by_address(browser, address, site, way):
+    page = "book/verdicts.html"
+    url = address + page if way == "http" else (site / page).as_uri()
+    visit(browser, url)
+    everything = claims_shown(browser)
+    assert set(everything) == set(read_claims())
+    browser.find_element(By.NAME, "paper").send_keys("B")
+    assert claims_shown(browser) == {name: word for name, word in everything.items() if name.startswith("B")}
+    browser.find_element(By.NAME, "verdict").send_keys("inconclusive")
+    both = claims_shown(browser)
+    assert both == {n: word for n, word in everything.items() if n[0] == "B" and word.startswith("inconclusive")}
+    assert both
+    status = browser.find_element(By.CSS_SELECTOR, "#verdict-filters [aria-live=polite]")
+    assert status.text == f"{len(both)} of {len(everything)} claims shown"
+    assert browser.current_url == f"{url}#paper=B&verdict=inconclusive"
+    visit(browser, "about:blank")
+    visit(browser, f"{url}#paper=B&verdict=inconclusive")
+    assert claims_shown(browser) == both
+    browser.execute_script("location.hash = 'A2'")
+    WebDriverWait(browser, 5).until(lambda _: claims_shown(browser) == everything)
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_verdicts_are_all_there_without_javascript(browser, site):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get((site / "book" / "verdicts.html").as_uri())
+        rows = browser.find_elements(By.CSS_SELECTOR, "article tbody tr:not([hidden]):has(td:first-child span[id])")
+        assert len(rows) == len(read_claims())
+        assert browser.find_elements(By.CSS_SELECTOR, "#verdict-filters *") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -7,6 +7,7 @@ import html
 import re
 from pathlib import Path
 
+from docutils import nodes
 from fontTools import subset
 from PIL import Image
 
@@ -52,9 +53,20 @@ REPAIRS = (
 )  # fmt: skip
 
 
+def _link_targets(app, doctree):
+    """Let Markdown link to the ids of raw HTML too: [B3a](verdicts.md#B3a), a row of a table."""
+    slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for raw in doctree.findall(nodes.raw):
+        slugs |= {name: (raw.line, name, name) for name in re.findall(r'<span id="([^"]+)"', raw.astext())}
+
+
 def _slim_images(folder):
     """Give every figure a palette of 256 colours, a third of the bytes; return the sizes by file name."""
     sizes = {}
+    for path in folder.glob("*.svg"):
+        points = re.search(r'<svg [^>]*?width="([\d.]+)pt" height="([\d.]+)pt"', path.read_text())
+        if points:
+            sizes[path.name] = tuple(round(float(side) * 4 / 3) for side in points.groups())
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as image:
             sizes[path.name] = image.size
@@ -114,5 +126,6 @@ def setup(app):
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("html-page-context", _link_to_text, priority=901)
     app.connect("html-page-context", _describe, priority=902)
+    app.connect("doctree-read", _link_targets)
     app.connect("build-finished", _repair_html)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
