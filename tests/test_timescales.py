@@ -130,3 +130,16 @@ def test_raw_name_is_the_name_that_pytorch_lists():
     cell = Leaky(Gate())
     assert [name for name, _ in cell.named_parameters()] == [raw_name("alpha")]
     assert [name for name, _ in nn.ModuleDict({"cell": cell}).named_parameters()] == [raw_name("cell.alpha")]
+
+
+def test_dial_on_a_parameter_of_any_module_keeps_its_value_and_shape():
+    module = torch.nn.Linear(2, 2)
+    module.leak = torch.nn.Parameter(torch.tensor([[0.5, 0.1]]))
+    set_dial(module, "leak", Gate())
+    torch.testing.assert_close(module.leak, torch.tensor([[0.5, 0.1]]))
+    assert module.parametrizations.leak.original.shape == (1, 2)
+
+
+def test_dial_on_a_parameter_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="name 'alpha'"):
+        set_dial(torch.nn.Linear(2, 2), "alpha", Gate())

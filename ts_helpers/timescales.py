@@ -168,12 +168,18 @@ class Gate(Dial):
 
 
 def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
-    """Let the parameter ``name`` of ``module`` come from ``dial``; its present value is kept.
+    """Let a parameter of a module, of this book or not, come from a dial; its present value is kept.
 
-    The raw number is then ``module.parametrizations.<name>.original``.
+    ``module.<name>`` then reads as alpha, and what is assigned to it is alpha, a number or a tensor that broadcasts.
+    The raw number, of the same shape, is the parameter ``module.parametrizations.<name>.original``, see `raw_name`.
+
+    Args:
+        module: has the parameter.
+        name: of the parameter, a leak rate of any shape; all its numbers get a raw number of their own.
+        dial: maps raw numbers to alpha. One that has a parameter already serves no other: make a new one.
 
     Raises:
-        ValueError: the present value lies outside the dial's limits.
+        ValueError: the module has no such parameter, or its present value lies outside the dial's limits.
     """
     parametrize.register_parametrization(module, name, dial)
 
