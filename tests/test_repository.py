@@ -71,6 +71,16 @@ def test_no_executed_notebook_is_in_git():
     assert listed.stdout == ""
 
 
+def test_glossary_points_from_every_word_to_where_it_is_explained():
+    blocks = re.findall(r"```\{glossary\}\n(.*?)```", (ROOT / "book" / "glossary.md").read_text(), re.S)
+    entries = [entry for block in blocks for entry in block.strip().split("\n\n")]
+    assert len(entries) > 40
+    for entry in entries:
+        words, _, meaning = entry.partition("\n  ")
+        assert "\n" not in meaning, words
+        assert re.search(r"\{(ref|eq)\}`|\]\(", meaning), words
+
+
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 80
 
