@@ -168,6 +168,13 @@ def test_several_whole_runs_are_not_kept_as_one(paper, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def test_part_of_a_run_that_cannot_be_joined_is_refused(recorder, tmp_path):
+    recorder.scale, recorder.settings = "paper", {"n_seeds": 3, "only": 0}
+    with pytest.raises(ValueError, match="must have the dimension arm to be joined along"):
+        keep(recorder.save(results(), []))
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("scale", ["smoke", "book"])
 def test_only_a_paper_scale_run_is_kept(recorder, paper, tmp_path, scale):
     recorder.scale = scale

@@ -162,7 +162,7 @@ def keep(*records: Path) -> Path:
 
     Raises:
         ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
-            whole runs.
+            whole runs, or of one arm each without a dimension of that name.
     """
     made = [load(record) for record in records]
     first = made[0].provenance
@@ -177,6 +177,9 @@ def keep(*records: Path) -> Path:
         if len(made) > 1:
             raise ValueError(f"several records must be of one arm each, run with -p only, got {records[0]}")
         return _keep(records[0] / "results.nc", first, nc, provenance)
+    for record, path in zip(made, records, strict=True):
+        if "arm" not in record.results.dims:
+            raise ValueError(f"a record of one arm must have the dimension arm to be joined along, {path} has none")
     old = kept(first["notebook"])
     parts = {part["settings"]["only"]: part for part in (old.provenance.get("parts", []) if old else [])}
     arms = {} if old is None else {arm: old.results.sel(arm=[arm]) for arm in old.results.arm.values}
