@@ -8,7 +8,7 @@ from ts_helpers.aru import generator_of
 from ts_helpers.chrono import chrono_init_
 from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
 from ts_helpers.lstm import LSTMNetwork
-from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, standard
+from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, runs_of, standard
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
@@ -107,6 +107,21 @@ def test_late_answers_are_due_so_many_steps_later_and_the_score_is_that_of_longe
     np.testing.assert_allclose(loss * memoryless(25 + late), compared("copying", late=late).loss, rtol=1e-6)
 
 
+def test_one_run_by_itself_is_the_same_as_among_the_others():
+    every, one = compared(n_seeds=3), compared(n_seeds=3, run=1)
+    assert one.seed.values.tolist() == [1]
+    timed = ["seconds"]
+    xr.testing.assert_identical(one.drop_vars(timed), every.sel(seed=[1]).drop_vars(timed))
+
+
+def test_runs_of_an_arm_are_those_that_were_trained():
+    arms = xr.concat(
+        [compared(n_seeds=3), compared(n_seeds=3, run=2)], xr.Variable("arm", ["all", "one"]), join="outer"
+    )
+    assert runs_of(arms, "all").seed.values.tolist() == [0, 1, 2]
+    assert runs_of(arms, "one").seed.values.tolist() == [2]
+
+
 def test_training_that_is_done_stops_and_says_so():
     results = compared(enough=1e6)
     assert bool((results.taken == 10).all())
@@ -132,6 +147,8 @@ def test_halfway_is_the_first_look_below_and_infinity_if_there_is_none():
         (dict(late=3), "late must be 0 for adding, got 3"),
         (dict(n_looks=3), "n_looks must divide steps, got n_looks=3, steps=20"),
         (dict(n_looks=0), "n_looks must divide steps"),
+        (dict(run=2), "run must be one of n_seeds=2, 0 to 1, got 2"),
+        (dict(run=-1), "run must be one of n_seeds=2, 0 to 1, got -1"),
     ],
 )
 def test_what_cannot_be_is_refused(how, message):

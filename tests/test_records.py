@@ -168,11 +168,48 @@ def test_several_whole_runs_are_not_kept_as_one(paper, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_part_of_a_run_that_cannot_be_joined_is_refused(recorder, tmp_path):
-    recorder.scale, recorder.settings = "paper", {"n_seeds": 3, "only": 0}
-    with pytest.raises(ValueError, match="must have the dimension arm to be joined along"):
+@pytest.mark.parametrize("settings, along", [({"only": 0}, "arm"), ({"only_run": 0}, "seed")])
+def test_part_of_a_run_that_cannot_be_joined_is_refused(recorder, tmp_path, settings, along):
+    recorder.scale, recorder.settings = "paper", {"n_seeds": 3} | settings
+    with pytest.raises(ValueError, match=f"must have the coordinate {along} to be joined along"):
         keep(recorder.save(results(), []))
     assert not (tmp_path / "results").exists()
+
+
+def run_record(recorder, tmp_path, arm, run, offset, **settings):
+    """A record of one run of one arm, as `-p only` and `-p only_run` make it."""
+    recorder.scale = "paper"
+    recorder.settings = {"n_seeds": 3, "only": "ab".index(arm), "only_run": run, "hours": 1.0 / (1 + run)} | settings
+    one = results(offset).isel(seed=[run]).expand_dims("arm")
+    one = one.assign_coords(
+        arm=("arm", [arm], {"long_name": "arm"}), seed=("seed", [run], {"units": "1", "long_name": "run"})
+    )
+    return recorder.save(one, []).rename(tmp_path / f"{arm} {run} {offset}")
+
+
+def test_runs_made_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    keep(arm_record(recorder, tmp_path, "b", 1, 9.0))
+    keep(run_record(recorder, tmp_path, "a", 2, 1.0), run_record(recorder, tmp_path, "a", 0, 2.0))
+    keep(run_record(recorder, tmp_path, "a", 2, 3.0))  # makes way for itself, and leaves the other
+    back = kept("doe2020/leak")
+    for run, offset in ((0, 2.0), (1, np.nan), (2, 3.0)):
+        loss = back.results.loss.sel(arm="a", seed=run)
+        np.testing.assert_array_equal(loss, results(offset).loss[run])
+    np.testing.assert_array_equal(back.results.loss.sel(arm="b"), results(9.0).loss)
+    parts = back.provenance["parts"]
+    assert [(p["settings"]["only"], p["settings"].get("only_run")) for p in parts] == [(0, 0), (0, 2), (1, None)]
+    assert {"only", "only_run", "hours"} & set(back.line().replace(",", " ").split()) == set()
+
+
+def test_runs_of_other_settings_make_way(recorder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    keep(arm_record(recorder, tmp_path, "a", 0, 9.0))
+    keep(run_record(recorder, tmp_path, "a", 1, 1.0, n_steps=10))
+    keep(run_record(recorder, tmp_path, "a", 0, 1.0, n_steps=20))
+    back = kept("doe2020/leak")
+    assert back.results.seed.values.tolist() == [0]
+    assert [part["settings"]["n_steps"] for part in back.provenance["parts"]] == [20]
 
 
 @pytest.mark.parametrize("scale", ["smoke", "book"])

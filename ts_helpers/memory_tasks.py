@@ -88,6 +88,7 @@ def compare(
     lr: float = 1e-3,
     late: int = 0,
     enough: float = 0.0,
+    run: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     hours: float | None = None,
@@ -110,6 +111,7 @@ def compare(
         lr: learning rate.
         late: how many more steps the answers of a copying task are due after the signal.
         enough: a network is done once three looks in a row were at or below this share of the memoryless score.
+        run: index of the one run to train; None for all of them.
         seed: of the experiment.
         device: where.
         hours: that each network may take in this run, see `streams.train`.
@@ -118,10 +120,11 @@ def compare(
 
     Returns:
         loss (start, seed, look) over the memoryless score, NaN where training had stopped; step (look); diverged,
-        taken and seconds (start, seed).
+        taken and seconds (start, seed). The coordinate ``seed`` has the indices of the runs.
 
     Raises:
-        ValueError: no such task; late answers where there is one answer at the end; or looks that do not divide steps.
+        ValueError: no such task; late answers where there is one answer at the end; looks that do not divide steps; or
+            no such run.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -129,7 +132,10 @@ def compare(
         raise ValueError(f"late must be 0 for adding, got {late}")
     if n_looks < 1 or steps % n_looks:
         raise ValueError(f"n_looks must divide steps, got {n_looks=}, {steps=}")
+    if run is not None and not 0 <= run < n_seeds:
+        raise ValueError(f"run must be one of n_seeds={n_seeds}, 0 to {n_seeds - 1}, got {run}")
     of = TASKS[task]
+    runs = range(n_seeds) if run is None else [run]
 
     def sequences(n: int, *path: int) -> Sequence[Tensor]:
         x, y = of.make(T, n, generator=generator_of(seed, *path))
@@ -138,10 +144,10 @@ def compare(
         return x.to(device), y.to(device)
 
     base = of.memoryless(len(sequences(1, 0)[0]))
-    shape = len(starts), n_seeds
+    shape = len(starts), len(runs)
     losses, step = np.empty((*shape, n_looks + 1)), None
     diverged, taken, seconds = np.empty(shape), np.empty(shape), np.empty(shape)
-    for run in range(n_seeds):
+    for place, run in enumerate(runs):
         held = sequences(HELD, 2, run)
         for k, (start, set_biases) in enumerate(starts.items()):
             network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, run))
@@ -160,8 +166,8 @@ def compare(
                 checkpoint=checkpoint,
                 name=f"{name} {start} {run + 1}/{n_seeds}".strip(),
             )
-            losses[k, run], step = course.loss / base, course.step
-            diverged[k, run], taken[k, run], seconds[k, run] = course.diverged, course.taken, course.seconds
+            losses[k, place], step = course.loss / base, course.step
+            diverged[k, place], taken[k, place], seconds[k, place] = course.diverged, course.taken, course.seconds
     dims = "start", "seed"
     return xr.Dataset(
         {
@@ -171,8 +177,17 @@ def compare(
             "taken": (dims, taken, {"units": "steps", "long_name": "steps trained"}),
             "seconds": (dims, seconds, {"units": "s", "long_name": "time that training took"}),
         },
-        coords={"start": ("start", list(starts), {"long_name": "where gates start"})},
+        coords={
+            "start": ("start", list(starts), {"long_name": "where gates start"}),
+            "seed": ("seed", list(runs), {"units": "1", "long_name": "index of the run"}),
+        },
     )
+
+
+def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:
+    """Return an arm with the runs in which it was trained; taken (arm, start, seed) is NaN in the others."""
+    each = results.sel(arm=arm)
+    return each.isel(seed=each.taken.notnull().any("start").values)
 
 
 def at_end(loss: xr.DataArray) -> xr.DataArray:

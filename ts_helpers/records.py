@@ -22,6 +22,7 @@ from ts_helpers.claims import Finding, Measured
 from ts_helpers.places import PACKAGES, ROOT, kept_files, record_folder, replace_folder
 
 FILES = ("results.nc", "claims.json", "provenance.json")
+PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Kept:
     def line(self) -> str:
         """Return where the results come from, for a reader."""
         made = self.provenance
-        shown = {name: value for name, value in made["settings"].items() if value is not None and name != "only"}
+        shown = {name: value for name, value in made["settings"].items() if value is not None and name not in PART}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
         commits = dict.fromkeys(part["commit"][:7] for part in made.get("parts", [made]))
         return (
@@ -157,12 +158,13 @@ def load(path: Path) -> Record:
 def keep(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
-    Records of single arms, run with ``-p only``, are joined along ``arm`` with those kept already; an arm that is
-    kept already makes way for the new one.
+    Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
+    ``arm`` and ``seed`` with those kept already. What is kept of the same part makes way for the new one, and so does
+    what is kept of the same arm under other settings.
 
     Raises:
         ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
-            whole runs, or of one arm each without a dimension of that name.
+            whole runs, or of parts without the coordinates that they are joined along.
     """
     made = [load(record) for record in records]
     first = made[0].provenance
@@ -173,26 +175,38 @@ def keep(*records: Path) -> Path:
                 f"at scale {record.provenance['scale']}"
             )
     nc, provenance = kept_files(first["notebook"])
-    if first["settings"].get("only") is None:
+    if _part(first) == (None, None):
         if len(made) > 1:
             raise ValueError(f"several records must be of one arm each, run with -p only, got {records[0]}")
         return _keep(records[0] / "results.nc", first, nc, provenance)
     for record, path in zip(made, records, strict=True):
-        if "arm" not in record.results.dims:
-            raise ValueError(f"a record of one arm must have the dimension arm to be joined along, {path} has none")
+        along = "arm" if _part(record.provenance)[1] is None else "seed"
+        if not {"arm", along} <= set(record.results.coords):
+            raise ValueError(f"a record of one {along} must have the coordinate {along} to be joined along, got {path}")
     old = kept(first["notebook"])
-    parts = {part["settings"]["only"]: part for part in (old.provenance.get("parts", []) if old else [])}
+    parts = {_part(part): part for part in (old.provenance.get("parts", []) if old else [])}
     arms = {} if old is None else {arm: old.results.sel(arm=[arm]) for arm in old.results.arm.values}
+    arms = {arm: _to_be_joined(each) for arm, each in arms.items()}
     for record in made:
-        parts[record.provenance["settings"]["only"]] = record.provenance
-        arms |= {arm: record.results.sel(arm=[arm]) for arm in record.results.arm.values}
-    whole = [_whole_names(arm.drop_encoding()) for arm in arms.values()]
-    joined = xr.concat(whole, "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
+        only, run = _part(record.provenance)
+        before = [part for (arm, _), part in parts.items() if arm == only]
+        fits = run is not None and before and all(_alike(part, record.provenance) for part in before)
+        if not fits:
+            parts = {key: part for key, part in parts.items() if key[0] != only}
+        parts[only, run] = record.provenance
+        for arm in record.results.arm.values:
+            new = _to_be_joined(record.results.sel(arm=[arm]))
+            if fits and arm in arms:
+                runs = [arms[arm].drop_sel(seed=[run], errors="ignore"), new]
+                new = xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="equals", join="outer")
+            arms[arm] = new.sortby("seed") if run is not None else new
+    joined = xr.concat(arms.values(), "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
+    whole_run = dict.fromkeys(PART)
     shared = {
-        "parameters": first["parameters"] | {"only": None},
-        "settings": first["settings"] | {"only": None},
+        "parameters": first["parameters"] | whole_run,
+        "settings": first["settings"] | whole_run,
         "seconds": round(sum(part["seconds"] for part in parts.values()), 1),
-        "parts": [parts[number] for number in sorted(parts)],
+        "parts": [parts[key] for key in sorted(parts, key=repr)],
     }
     with tempfile.TemporaryDirectory() as folder:
         joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
@@ -207,10 +221,25 @@ def _keep(results: Path, made: dict[str, Any], nc: Path, provenance: Path) -> Pa
     return nc
 
 
-def _whole_names(results: xr.Dataset) -> xr.Dataset:
-    """Keep coordinates of text as objects: joined as they are, they would be cut to the width of the first."""
+def _part(provenance: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return which arm and which run of a notebook were made; None for all of them."""
+    return provenance["settings"].get("only"), provenance["settings"].get("only_run")
+
+
+def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Say whether two parts belong to the same whole."""
+    mine, its = ({k: v for k, v in made["settings"].items() if k not in PART} for made in (one, other))
+    return (mine, one["seed"]) == (its, other["seed"])
+
+
+def _to_be_joined(results: xr.Dataset) -> xr.Dataset:
+    """Number the runs, and keep coordinates of text as objects: joined as they are, they would be cut in width."""
     texts = [name for name, variable in results.coords.items() if variable.dtype.kind in "UT"]
-    return results.assign_coords({name: results[name].astype(object) for name in texts})
+    results = results.drop_encoding().assign_coords({name: results[name].astype(object) for name in texts})
+    if "seed" in results.dims and "seed" not in results.coords:
+        numbers = range(results.sizes["seed"])
+        results = results.assign_coords(seed=("seed", numbers, {"units": "1", "long_name": "index of the run"}))
+    return results
 
 
 def kept(notebook: str) -> Kept | None:
