@@ -85,17 +85,6 @@ def test_a_batch_of_one_pause_is_a_copying_task():
     assert len(x) == 10 + 7 + 1 + 10
 
 
-def test_targets_can_be_late_by_a_whole_input():
-    x, y = drawn("copying")
-    n = len(x)
-    late_x, late_y = F.pad(x, (0, 0, 0, n), value=DUMMY), F.pad(y, (0, 0, n, 0), value=DUMMY)
-    assert late_x.shape == late_y.shape == (2 * n, 200)
-    assert torch.equal(late_x[:n], x)
-    assert torch.equal(late_y[n:], y)
-    assert bool((late_x[n:] == DUMMY).all())
-    assert bool((late_y[:n] == DUMMY).all())
-
-
 def since(task, x):
     """What a guess without memory of symbols may know, (time, sequences): the step, and how long ago a signal was."""
     t = torch.arange(len(x))[:, None].expand_as(x)

@@ -124,6 +124,36 @@ def test_plain_cell_equals_the_rnn_of_torch():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
 
 
+def test_gated_cell_is_the_gru_of_torch_with_its_reset_gate_open():
+    cell = cell_of("gated")
+    x, h = data_of(cell)
+    gru = torch.nn.GRU(2, 4, dtype=torch.float64)  # r, z, n; z is what is kept
+    with torch.no_grad():
+        gru.weight_ih_l0.copy_(torch.cat([0 * cell.U, -cell.U_g, cell.U]))
+        gru.weight_hh_l0.copy_(torch.cat([0 * cell.W, -cell.W_g, cell.W]))
+        gru.bias_ih_l0.copy_(torch.cat([torch.full_like(cell.b, 1000), -cell.b_g, cell.b]))
+        gru.bias_hh_l0.zero_()
+    torch.testing.assert_close(stepped(cell, x, h), gru(x, h[None])[0])
+
+
+def test_lstm_of_torch_with_opposite_gates_is_tied():
+    cell = cell_of("gated")
+    x, u = data_of(cell)
+    lstm = torch.nn.LSTM(2, 4, dtype=torch.float64)  # i, f, candidate, o; the output gate is open
+    with torch.no_grad():
+        lstm.weight_ih_l0.copy_(torch.cat([cell.U_g, -cell.U_g, cell.U, 0 * cell.U]))
+        lstm.weight_hh_l0.copy_(torch.cat([cell.W_g, -cell.W_g, cell.W, 0 * cell.W]))
+        lstm.bias_ih_l0.copy_(torch.cat([cell.b_g, -cell.b_g, cell.b, torch.full_like(cell.b, 1000)]))
+        lstm.bias_hh_l0.zero_()
+    found, tied = lstm(x, (torch.tanh(u)[None], u[None]))[0], []
+    for x_t in x:
+        h = torch.tanh(u)
+        g = cell.gate(x_t, h)
+        u = (1 - g) * u + g * torch.tanh(x_t @ cell.U.T + h @ cell.W.T + cell.b)
+        tied.append(torch.tanh(u))
+    torch.testing.assert_close(found, torch.stack(tied))
+
+
 def test_leaky_cell_with_alpha_one_is_plain():
     leaky, plain = cell_of("leaky", dial=Direct()), cell_of("plain")
     leaky.alpha = 1.0

@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from ts_helpers.aru import generator_of
 from ts_helpers.chrono import chrono_init_
 from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
 from ts_helpers.lstm import LSTMNetwork
-from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, runs_of, standard
+from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, plot_starts, runs_of, standard, steps_taken
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
@@ -154,3 +155,34 @@ def test_halfway_is_the_first_look_below_and_infinity_if_there_is_none():
 def test_what_cannot_be_is_refused(how, message):
     with pytest.raises(ValueError, match=message):
         compared(**how)
+
+
+def test_steps_taken_are_from_the_fewest_to_the_most():
+    assert steps_taken(xr.DataArray([[2000.0, np.nan], [2000, 2000]])) == "2,000"
+    assert steps_taken(xr.DataArray([[2000.0, np.nan], [1000, 1500]])) == "1,000 to 2,000"
+
+
+def test_drawn_median_goes_on_for_a_network_that_is_done_and_ends_where_another_was_cut_short():
+    loss = np.ones((1, 3, 6))
+    loss[0, 0, 3:] = np.nan  # cut short
+    loss[0, 1, 1:4] = 0.005
+    loss[0, 1, 4:] = np.nan  # done
+    results = xr.Dataset(
+        {
+            "loss": (("start", "seed", "look"), loss),
+            "step": ("look", np.arange(6) * 10),
+            "diverged": (("start", "seed"), np.zeros((1, 3))),
+        },
+        coords={"start": ["standard"]},
+    )
+
+    def median(results):
+        ax = plt.figure().subplots()
+        plot_starts(ax, results, ["standard"])
+        [line] = [line for line in ax.lines if line.get_label() == "standard"]
+        return line.get_ydata()
+
+    np.testing.assert_array_equal(median(results), [1, 1, 1, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(median(results.isel(seed=[1])), [1, 0.005, 0.005, 0.005, 0.005, 0.005])
+    results["diverged"][0, 0] = 1
+    assert np.isfinite(median(results)).all()

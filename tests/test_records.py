@@ -137,6 +137,9 @@ def test_kept_results_make_way_for_new_ones(paper, recorder):
     xr.testing.assert_identical(kept("doe2020/leak").results, results(2.0))
 
 
+NAMED = ("arm", ["a"], {"long_name": "arm"})
+
+
 def arm_record(recorder, tmp_path, name, only, offset):
     """A record of one arm, as `-p only` makes it."""
     recorder.scale, recorder.settings = "paper", {"n_seeds": 3, "only": only}
@@ -163,16 +166,25 @@ def test_arms_run_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatc
 
 
 def test_several_whole_runs_are_not_kept_as_one(paper, tmp_path):
-    with pytest.raises(ValueError, match="several records must be of one arm each, run with -p only, got"):
+    with pytest.raises(ValueError, match="several records must be parts, run with -p only or -p only_run, got"):
         keep(paper, paper)
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("settings, along", [({"only": 0}, "arm"), ({"only_run": 0}, "seed")])
-def test_part_of_a_run_that_cannot_be_joined_is_refused(recorder, tmp_path, settings, along):
-    recorder.scale, recorder.settings = "paper", {"n_seeds": 3} | settings
+@pytest.mark.parametrize("part, along", [("only", "arm"), ("only_run", "seed")])
+def test_part_of_a_run_that_cannot_be_joined_is_refused(recorder, tmp_path, part, along):
+    recorder.scale, recorder.settings = "paper", {"n_seeds": 3, part: 0}
+    made = results() if along == "arm" else results().expand_dims(arm=["a"]).assign_coords(arm=NAMED)
     with pytest.raises(ValueError, match=f"must have the coordinate {along} to be joined along"):
-        keep(recorder.save(results(), []))
+        keep(recorder.save(made, []))
+    assert not (tmp_path / "results").exists()
+
+
+def test_whole_run_is_not_joined_with_a_part(recorder, paper, tmp_path):
+    whole = paper.rename(tmp_path / "whole")
+    part = arm_record(recorder, tmp_path, "wide", 0, 1.0)
+    with pytest.raises(ValueError, match="several records must be parts"):
+        keep(part, whole)
     assert not (tmp_path / "results").exists()
 
 
@@ -200,6 +212,19 @@ def test_runs_made_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypat
     parts = back.provenance["parts"]
     assert [(p["settings"]["only"], p["settings"].get("only_run")) for p in parts] == [(0, 0), (0, 2), (1, None)]
     assert {"only", "only_run", "hours"} & set(back.line().replace(",", " ").split()) == set()
+
+
+def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    recorder.scale, recorder.settings = "paper", {"n_seeds": 3}
+    keep(recorder.save(results(5.0).expand_dims(arm=["a"]).assign_coords(arm=NAMED), []))
+    whole = kept("doe2020/leak").provenance
+    keep(run_record(recorder, tmp_path, "a", 2, 1.0, n_seeds=4))
+    back = kept("doe2020/leak")
+    for run, offset in enumerate((5.0, 5.0, 1.0, 5.0)):
+        np.testing.assert_array_equal(back.results.loss.sel(arm="a", seed=run), results(offset).loss[run])
+    assert [part["sha256"] for part in back.provenance["parts"]][1:] == [whole["sha256"]]
+    assert "n_seeds = 4 or 3, " in back.line()
 
 
 def test_runs_of_other_settings_make_way(recorder, tmp_path, monkeypatch):

@@ -154,6 +154,15 @@ def test_folder_is_handed_on_whole_and_what_changes_in_it_runs_the_notebook_agai
     assert run(small, *words, "--check").returncode == 1
 
 
+def test_notebook_that_is_to_train_for_some_hours_runs_whenever_it_is_asked_to(small):
+    line = "\nhours = None    # float in [0, inf); hours of training"
+    add(small, "leak", LEAK.replace("steps\n```", f"steps{line}\n```", 1))
+    for words, runs in ((["-p", "hours", "0"], True), (["-p", "hours", "0"], True), ([], True), ([], False)):
+        done = run(small, "ts_helpers.run", *words)
+        assert done.returncode == 0, done.stderr
+        assert ("executed    doe2020/leak" in done.stdout) is runs
+
+
 def test_list_shows_parameters_and_the_last_run(small):
     before = run(small, "ts_helpers.run", "--list").stdout
     assert "doe2020/leak  (not run yet)" in before

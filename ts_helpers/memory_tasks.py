@@ -22,6 +22,7 @@ from ts_helpers.lstm import LSTMNetwork
 
 Start = Callable[[nn.LSTM, torch.Generator], None]
 HELD = 500  # sequences that losses are taken on
+ENOUGH = 0.01  # share of the memoryless score at which a network is done
 _STYLES: list[tuple[str, Any]] = [
     (figures.ORANGE, figures.DASHES[1]),
     (figures.BLUE, "-"),
@@ -97,7 +98,7 @@ def compare(
 ) -> xr.Dataset:
     """Train an LSTM from each start, by RMSprop without clipping, on fresh sequences in every step.
 
-    In a run, a seed, all starts have the same weights but for the biases that they set, and see the same sequences.
+    In each run all starts have the same weights but for the biases that they set, and see the same sequences.
 
     Args:
         task: one of TASKS.
@@ -114,7 +115,7 @@ def compare(
         run: index of the one run to train; None for all of them.
         seed: of the experiment.
         device: where.
-        hours: that each network may take in this run, see `streams.train`.
+        hours: that each network may take now, see `streams.train`.
         checkpoint: folder, see `streams.train`.
         name: stands before progress bars.
 
@@ -147,16 +148,16 @@ def compare(
     shape = len(starts), len(runs)
     losses, step = np.empty((*shape, n_looks + 1)), None
     diverged, taken, seconds = np.empty(shape), np.empty(shape), np.empty(shape)
-    for place, run in enumerate(runs):
-        held = sequences(HELD, 2, run)
+    for place, index in enumerate(runs):
+        held = sequences(HELD, 2, index)
         for k, (start, set_biases) in enumerate(starts.items()):
-            network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, run))
-            set_biases(network.lstm, generator_of(seed, 1, run))
+            network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, index))
+            set_biases(network.lstm, generator_of(seed, 1, index))
             network.to(device)
             course = streams.train(
                 network,
                 of.loss,
-                partial(sequences, batch, 3, run),
+                partial(sequences, batch, 3, index),
                 held,
                 steps=steps,
                 every=steps // n_looks,
@@ -164,7 +165,7 @@ def compare(
                 enough=enough * base,
                 hours=hours,
                 checkpoint=checkpoint,
-                name=f"{name} {start} {run + 1}/{n_seeds}".strip(),
+                name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
             )
             losses[k, place], step = course.loss / base, course.step
             diverged[k, place], taken[k, place], seconds[k, place] = course.diverged, course.taken, course.seconds
@@ -190,6 +191,11 @@ def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:
     return each.isel(seed=each.taken.notnull().any("start").values)
 
 
+def steps_taken(taken: xr.DataArray) -> str:
+    """Return the steps that networks were trained for, of the one with the fewest to that with the most."""
+    return " to ".join(f"{int(n):,}" for n in np.unique([taken.min(), taken.max()]))
+
+
 def at_end(loss: xr.DataArray) -> xr.DataArray:
     """Return the median of the last three looks of each network that were taken; loss (..., look)."""
     return xr.apply_ufunc(
@@ -210,7 +216,8 @@ def plot_starts(
 ) -> SecondaryAxis:
     """Draw the losses of one comparison, every run thin and medians thick, and a level for no memory and for a half.
 
-    A network that was done counts in the median with its last looks; one that diverged does not count.
+    A network that is done counts in the median with its last looks, and one that diverged does not count. The median
+    ends where training has stopped for any other.
 
     Args:
         ax: where; its lower axis has steps.
@@ -226,9 +233,13 @@ def plot_starts(
         if start not in results.start or results.loss.sel(start=start).isnull().all():
             continue
         loss = results.loss.sel(start=start)
-        held = loss.where(loss.notnull(), at_end(loss)).where(results.diverged.sel(start=start) == 0)
+        last = at_end(loss)
+        held = loss.where(loss.notnull(), last.where(last <= ENOUGH))
+        held = held.isel(seed=((results.diverged.sel(start=start) == 0) & last.notnull()).values)
         ax.plot(results.step, loss.T.clip(least), color=color, lw=0.5, ls="-")
-        ax.plot(results.step, held.median("seed").clip(least), color=color, lw=2.2, ls=dash, label=start)
+        if held.sizes["seed"]:
+            median = held.median("seed", skipna=False).clip(least)
+            ax.plot(results.step, median, color=color, lw=2.2, ls=dash, label=start)
     for level in (1, 0.5):
         ax.axhline(level, color="0.4", ls=":", lw=1)
     ax.set(yscale="log", ylim=(least, 4))

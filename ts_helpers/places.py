@@ -22,9 +22,9 @@ def kept_files(notebook: str) -> tuple[Path, Path]:
     return RESULTS / folder / f"{name}.paper.nc", RESULTS / folder / f"{name}.paper.json"
 
 
-def checkpoint_folder(notebook: str) -> Path:
-    """Where a notebook keeps the state of a long training, so that the next run can go on from there."""
-    return ROOT / "_build" / "checkpoints" / notebook
+def checkpoint_folder(notebook: str, scale: str) -> Path:
+    """Where a notebook keeps the state of a long training at a scale, so that the next run can go on from there."""
+    return ROOT / "_build" / "checkpoints" / scale / notebook
 
 
 def data_folder() -> Path:

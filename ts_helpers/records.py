@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -44,13 +44,18 @@ class Kept:
 
     def line(self) -> str:
         """Return where the results come from, for a reader."""
-        made = self.provenance
-        shown = {name: value for name, value in made["settings"].items() if value is not None and name not in PART}
-        settings = ", ".join(f"{name} = {value}" for name, value in shown.items())
-        commits = dict.fromkeys(part["commit"][:7] for part in made.get("parts", [made]))
+        parts = self.provenance.get("parts", [self.provenance])
+
+        def each(value: Callable[[dict[str, Any]], Any]) -> str:
+            return " or ".join(dict.fromkeys(str(value(part)) for part in parts))
+
+        names = dict.fromkeys(name for part in parts for name in part["settings"] if name not in PART)
+        shown = {name: each(lambda part, name=name: part["settings"].get(name)) for name in names}
+        settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
         return (
-            f"Recorded at scale {made['scale']}: {settings}, seed {made['seed']}, commit {', '.join(commits)}, "
-            f"{made['device']}, {made['seconds'] / 3600:.1f} hours."
+            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each(lambda part: part['seed'])}, "
+            f"commit {each(lambda part: part['commit'][:7])}, {each(lambda part: part['device'])}, "
+            f"{self.provenance['seconds'] / 3600:.1f} hours."
         )
 
 
@@ -160,7 +165,7 @@ def keep(*records: Path) -> Path:
 
     Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
     ``arm`` and ``seed`` with those kept already. What is kept of the same part makes way for the new one, and so does
-    what is kept of the same arm under other settings.
+    what is kept of the same arm under other settings, but for how many runs there are.
 
     Raises:
         ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
@@ -175,24 +180,25 @@ def keep(*records: Path) -> Path:
                 f"at scale {record.provenance['scale']}"
             )
     nc, provenance = kept_files(first["notebook"])
-    if _part(first) == (None, None):
-        if len(made) > 1:
-            raise ValueError(f"several records must be of one arm each, run with -p only, got {records[0]}")
-        return _keep(records[0] / "results.nc", first, nc, provenance)
     for record, path in zip(made, records, strict=True):
-        along = "arm" if _part(record.provenance)[1] is None else "seed"
-        if not {"arm", along} <= set(record.results.coords):
-            raise ValueError(f"a record of one {along} must have the coordinate {along} to be joined along, got {path}")
+        only, run = _part(record.provenance)
+        if (only, run) == (None, None):
+            if len(made) == 1:
+                return _keep(path / "results.nc", first, nc, provenance)
+            raise ValueError(f"several records must be parts, run with -p only or -p only_run, got {path}")
+        for along in ["arm"] if run is None else ["arm", "seed"]:
+            if along not in record.results.coords:
+                raise ValueError(f"a part of a run must have the coordinate {along} to be joined along, got {path}")
     old = kept(first["notebook"])
-    parts = {_part(part): part for part in (old.provenance.get("parts", []) if old else [])}
+    parts = {_part(part): part for part in (old.provenance.get("parts", [old.provenance]) if old else [])}
     arms = {} if old is None else {arm: old.results.sel(arm=[arm]) for arm in old.results.arm.values}
     arms = {arm: _to_be_joined(each) for arm, each in arms.items()}
     for record in made:
         only, run = _part(record.provenance)
-        before = [part for (arm, _), part in parts.items() if arm == only]
+        before = [part for (arm, _), part in parts.items() if only is None or arm in (only, None)]
         fits = run is not None and before and all(_alike(part, record.provenance) for part in before)
         if not fits:
-            parts = {key: part for key, part in parts.items() if key[0] != only}
+            parts = {key: part for key, part in parts.items() if only is not None and key[0] != only}
         parts[only, run] = record.provenance
         for arm in record.results.arm.values:
             new = _to_be_joined(record.results.sel(arm=[arm]))
@@ -227,8 +233,8 @@ def _part(provenance: dict[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Say whether two parts belong to the same whole."""
-    mine, its = ({k: v for k, v in made["settings"].items() if k not in PART} for made in (one, other))
+    """Say whether two parts belong to the same whole; how many runs it has makes no difference to any of them."""
+    mine, its = ({k: v for k, v in m["settings"].items() if k not in (*PART, "n_seeds")} for m in (one, other))
     return (mine, one["seed"]) == (its, other["seed"])
 
 

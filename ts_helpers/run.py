@@ -127,7 +127,12 @@ class Job:
         return made | {"untouched": untouched} if made else {}
 
     def is_current(self) -> bool:
-        """True if the executed notebook and its record are what these inputs gave, untouched since."""
+        """True if the executed notebook and its record are what these inputs gave, untouched since.
+
+        A run for so many hours is never current: whoever asks for it again wants its trainings to go on.
+        """
+        if self.parameters.get("hours") is not None:
+            return False
         last = self.last()
         return bool(last) and last["untouched"] and last["inputs"] == self.fingerprint
 
