@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,15 +46,15 @@ class Kept:
         """Return where the results come from, for a reader."""
         parts = self.provenance.get("parts", [self.provenance])
 
-        def each(value: Callable[[dict[str, Any]], Any]) -> str:
-            return " or ".join(dict.fromkeys(str(value(part)) for part in parts))
+        def each(values: Iterable[Any]) -> str:
+            return " or ".join(dict.fromkeys(map(str, values)))
 
         names = dict.fromkeys(name for part in parts for name in part["settings"] if name not in PART)
-        shown = {name: each(lambda part, name=name: part["settings"].get(name)) for name in names}
+        shown = {name: each(part["settings"].get(name) for part in parts) for name in names}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
         return (
-            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each(lambda part: part['seed'])}, "
-            f"commit {each(lambda part: part['commit'][:7])}, {each(lambda part: part['device'])}, "
+            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each(part['seed'] for part in parts)}, "
+            f"commit {each(part['commit'][:7] for part in parts)}, {each(part['device'] for part in parts)}, "
             f"{self.provenance['seconds'] / 3600:.1f} hours."
         )
 
