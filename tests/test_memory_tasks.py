@@ -9,7 +9,7 @@ from ts_helpers.aru import generator_of
 from ts_helpers.chrono import chrono_init_
 from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
 from ts_helpers.lstm import LSTMNetwork
-from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, plot_starts, runs_of, standard, steps_taken
+from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, plot_starts, runs_of, size, standard, steps_taken
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
@@ -121,6 +121,16 @@ def test_runs_of_an_arm_are_those_that_were_trained():
     )
     assert runs_of(arms, "all").seed.values.tolist() == [0, 1, 2]
     assert runs_of(arms, "one").seed.values.tolist() == [2]
+
+
+def test_size_names_lengths_and_runs():
+    arms = xr.Dataset(
+        {"taken": (("arm", "start", "seed"), [[[9.0, 9, 9]], [[9, np.nan, np.nan]]]), "T": ("arm", [500, 50])},
+        coords={"arm": ["all", "one"]},
+    )
+    assert size(arms) == "T = 50, 500; 1 to 3 runs"
+    assert size(arms.sel(arm=["all"])) == "T = 500; 3 runs"
+    assert size(arms.sel(arm=["one"])) == "T = 50; 1 run"
 
 
 def test_training_that_is_done_stops_and_says_so():

@@ -191,6 +191,13 @@ def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:
     return each.isel(seed=each.taken.notnull().any("start").values)
 
 
+def size(results: xr.Dataset) -> str:
+    """Return the lengths T of all arms, and how many runs the arms have, for a title."""
+    runs = sorted({runs_of(results, arm).sizes["seed"] for arm in results.arm.values})
+    many = f"{runs[0]} to {runs[-1]} runs" if len(runs) > 1 else "1 run" if runs == [1] else f"{runs[0]} runs"
+    return f"T = {', '.join(str(int(T)) for T in np.unique(results['T']))}; {many}"
+
+
 def steps_taken(taken: xr.DataArray) -> str:
     """Return the steps that networks were trained for, of the one with the fewest to that with the most."""
     return " to ".join(f"{int(n):,}" for n in np.unique([taken.min(), taken.max()]))
