@@ -9,7 +9,18 @@ from ts_helpers.aru import generator_of
 from ts_helpers.chrono import chrono_init_
 from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
 from ts_helpers.lstm import LSTMNetwork
-from ts_helpers.memory_tasks import TASKS, at_end, chrono, compare, halfway, plot_starts, runs_of, size, standard, steps_taken
+from ts_helpers.memory_tasks import (
+    TASKS,
+    at_end,
+    chrono,
+    compare,
+    halfway,
+    plot_starts,
+    runs_of,
+    size,
+    standard,
+    steps_taken,
+)
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
