@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.axes._secondary_axes import SecondaryAxis
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -253,4 +254,6 @@ def plot_starts(
     both_ways: Any = (lambda step: batch * step / 1000, lambda seen: 1000 * seen / batch)
     above = ax.secondary_xaxis("top", functions=both_ways)
     above.tick_params(labelsize=7)
+    for axis in (ax.xaxis, above.xaxis):
+        axis.set_major_locator(MaxNLocator(4))  # five-figure steps side by side
     return above
