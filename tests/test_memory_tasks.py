@@ -198,8 +198,9 @@ def test_drawn_median_goes_on_for_a_network_that_is_done_and_ends_where_another_
     )
 
     def median(results):
-        ax = plt.figure().subplots()
+        fig, ax = plt.subplots()
         plot_starts(ax, results, ["standard"])
+        plt.close(fig)
         [line] = [line for line in ax.lines if line.get_label() == "standard"]
         return line.get_ydata()
 
