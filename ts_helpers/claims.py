@@ -200,7 +200,7 @@ def judge(
     elif stand_in:
         note = stand_in
     elif fewest < claim.min_seeds:
-        note = f"{fewest} seeds, the claim asks for {claim.min_seeds}"
+        note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {claim.min_seeds}"
     return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)
 
 
