@@ -1,6 +1,7 @@
 """An LSTM from different starts on the memory tasks of Tallec & Ollivier (2018), Section 3: copying and adding."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -146,44 +147,64 @@ def compare(
         return x.to(device), y.to(device)
 
     base = of.memoryless(len(sequences(1, 0)[0]))
-    shape = len(starts), len(runs)
-    losses, step = np.empty((*shape, n_looks + 1)), None
-    diverged, taken, seconds = np.empty(shape), np.empty(shape), np.empty(shape)
-    for place, index in enumerate(runs):
-        held = sequences(HELD, 2, index)
-        for k, (start, set_biases) in enumerate(starts.items()):
-            network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, index))
-            set_biases(network.lstm, generator_of(seed, 1, index))
-            network.to(device)
-            course = streams.train(
-                network,
-                of.loss,
-                partial(sequences, batch, 3, index),
-                held,
-                steps=steps,
-                every=steps // n_looks,
-                optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
-                enough=enough * base,
-                hours=hours,
-                checkpoint=checkpoint,
-                name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
-            )
-            losses[k, place], step = course.loss / base, course.step
-            diverged[k, place], taken[k, place], seconds[k, place] = course.diverged, course.taken, course.seconds
+
+    def train(index: int, start: str) -> streams.Course:
+        network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, index))
+        starts[start](network.lstm, generator_of(seed, 1, index))
+        network.to(device)
+        return streams.train(
+            network,
+            of.loss,
+            partial(sequences, batch, 3, index),
+            sequences(HELD, 2, index),
+            steps=steps,
+            every=steps // n_looks,
+            optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
+            enough=enough * base,
+            graph=True,
+            hours=hours,
+            checkpoint=checkpoint,
+            name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
+        )
+
+    courses = _trained([partial(train, index, start) for index in runs for start in starts], torch.device(device))
+
+    def of_all(what: str) -> np.ndarray:
+        values = np.array([getattr(course, what) for course in courses], float)
+        return values.reshape(len(runs), len(starts), *values.shape[1:]).swapaxes(0, 1)
+
     dims = "start", "seed"
+    how = "whether loss or gradient stopped being finite"
     return xr.Dataset(
         {
-            "loss": ((*dims, "look"), losses, {"units": "1", "long_name": "held-out loss over the memoryless score"}),
-            "step": ("look", step, {"units": "steps", "long_name": "step of RMSprop"}),
-            "diverged": (dims, diverged, {"units": "1", "long_name": "whether loss or gradient stopped being finite"}),
-            "taken": (dims, taken, {"units": "steps", "long_name": "steps trained"}),
-            "seconds": (dims, seconds, {"units": "s", "long_name": "time that training took"}),
+            "loss": (
+                (*dims, "look"),
+                of_all("loss") / base,
+                {"units": "1", "long_name": "held-out loss over the memoryless score"},
+            ),
+            "step": ("look", courses[0].step, {"units": "steps", "long_name": "step of RMSprop"}),
+            "diverged": (dims, of_all("diverged"), {"units": "1", "long_name": how}),
+            "taken": (dims, of_all("taken"), {"units": "steps", "long_name": "steps trained"}),
+            "seconds": (dims, of_all("seconds"), {"units": "s", "long_name": "time that training took"}),
         },
         coords={
             "start": ("start", list(starts), {"long_name": "where gates start"}),
             "seed": ("seed", list(runs), {"units": "1", "long_name": "index of the run"}),
         },
     )
+
+
+def _trained(trainings: Sequence[Callable[[], streams.Course]], device: torch.device) -> list[streams.Course]:
+    """Run them one after another; on a GPU, of which one such network needs little, all at once, each in a stream."""
+    if device.type != "cuda":
+        return [training() for training in trainings]
+
+    def in_stream(training: Callable[[], streams.Course]) -> streams.Course:
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            return training()
+
+    with ThreadPoolExecutor(len(trainings)) as threads:
+        return list(threads.map(in_stream, trainings))
 
 
 def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:

@@ -111,6 +111,8 @@ def resolve(scale: str, table: dict[str, dict[str, Any]], **given: Any) -> Simpl
 def torch_device(name: str, auto: str = "cuda") -> "torch.device":
     """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU.
 
+    On CUDA, products are taken in float32: TF32, which libraries may use in its place, has 10 bits to the mantissa.
+
     Raises:
         ValueError: the name is none of auto, cpu, cuda; or cuda is asked for and there is none.
     """
@@ -122,4 +124,6 @@ def torch_device(name: str, auto: str = "cuda") -> "torch.device":
         raise ValueError("device must be auto or cpu here, got 'cuda': torch finds no CUDA device")
     if name == "auto":
         name = auto if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
