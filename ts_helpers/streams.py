@@ -129,7 +129,7 @@ def train(
     loss, look = _within(precision, loss), _within(precision, look)
     file = checkpoint / f"{_digest(settings, network, batch(0), held)}.pt" if checkpoint else None
     if file and file.exists():
-        kept = torch.load(file, map_location=held[0].device, weights_only=True)
+        kept = torch.load(file, map_location="cpu", weights_only=True)
         network.load_state_dict(kept["network"])
         optimizer.load_state_dict(kept["optimizer"])
         losses[:], best = kept["losses"].numpy(), kept["best"]
