@@ -148,26 +148,30 @@ def compare(
 
     base = of.memoryless(len(sequences(1, 0)[0]))
 
-    def train(index: int, start: str) -> streams.Course:
+    def training(index: int, start: str) -> Callable[[], streams.Course]:
         network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, index))
         starts[start](network.lstm, generator_of(seed, 1, index))
         network.to(device)
-        return streams.train(
+        batches = partial(sequences, batch, 3, index)
+        return partial(
+            streams.train,
             network,
             of.loss,
-            partial(sequences, batch, 3, index),
+            batches,
             sequences(HELD, 2, index),
             steps=steps,
             every=steps // n_looks,
             optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
             enough=enough * base,
-            graph=True,
+            gradient=streams.recorded(network, of.loss, batches(0)) if on_gpu else None,
             hours=hours,
             checkpoint=checkpoint,
             name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
         )
 
-    courses = _trained([partial(train, index, start) for index in runs for start in starts], torch.device(device))
+    on_gpu = torch.device(device).type == "cuda"
+    trainings = [training(index, start) for index in runs for start in starts]
+    courses = _side_by_side(trainings) if on_gpu else [train() for train in trainings]
 
     def of_all(what: str) -> np.ndarray:
         values = np.array([getattr(course, what) for course in courses], float)
@@ -194,15 +198,14 @@ def compare(
     )
 
 
-def _trained(trainings: Sequence[Callable[[], streams.Course]], device: torch.device) -> list[streams.Course]:
-    """Run them one after another; on a GPU, of which one such network needs little, all at once, each in a stream."""
-    if device.type != "cuda":
-        return [training() for training in trainings]
+def _side_by_side(trainings: Sequence[Callable[[], streams.Course]]) -> list[streams.Course]:
+    """Run them all at once, each in a stream: one such network needs little of a GPU."""
 
-    def in_stream(training: Callable[[], streams.Course]) -> streams.Course:
-        with torch.cuda.stream(torch.cuda.Stream(device)):
-            return training()
+    def in_stream(train: Callable[[], streams.Course]) -> streams.Course:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return train()
 
+    torch.cuda.synchronize()  # what they start from was made in another stream
     with ThreadPoolExecutor(len(trainings)) as threads:
         return list(threads.map(in_stream, trainings))
 

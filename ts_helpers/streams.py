@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from ts_helpers.progress import progress
 
 Loss = Callable[..., Tensor]
 Batch = Callable[[int], Sequence[Tensor]]
-_RECORDING = threading.Lock()  # CUDA graphs are recorded one at a time
 
 
 @dataclass
@@ -60,7 +58,7 @@ def train(
     look: Loss | None = None,
     patience: int | None = None,
     precision: str = "float32",
-    graph: bool = False,
+    gradient: Callable[..., Tensor] | None = None,
     hours: float | None = None,
     checkpoint: Path | None = None,
     name: str = "train",
@@ -83,7 +81,7 @@ def train(
         patience: stop once so many looks in a row were not below the least before them; and leave the network, however
             the training ends, as it was at the first look of all that had the least.
         precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
-        graph: on a GPU, record a step as a CUDA graph, and replay it; for batches that all have the same shapes.
+        gradient: ``gradient(*data)``, how to take that of this loss, as `recorded` has it; None: as it comes.
         hours: stop after so many hours of this run, at once if 0; the next run goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
@@ -141,9 +139,7 @@ def train(
             spent = seconds + time.perf_counter() - start
             _write(file, state | dict(best=best, taken=taken, diverged=diverged, seconds=spent))
 
-    gradient: Callable[..., Tensor] = partial(_gradient, network, loss)
-    if graph and held[0].is_cuda:
-        gradient = _recorded(gradient, batch(0))
+    gradient = gradient or partial(_gradient, network, loss)
     start = saved = time.perf_counter()
     for step in progress(range(taken, steps + 1), name, steps, taken, "step"):
         if step in looks:
@@ -196,6 +192,38 @@ def predict(
     return steps * float(np.diff(clock).min()) + (1 + steps / every) * a_look  # the least: the first step warms up
 
 
+def recorded(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """Record taking the gradient on a GPU as a CUDA graph, where kernels take less time than launching each does.
+
+    Nothing else may run on the GPU meanwhile.
+
+    Args:
+        network: on the GPU.
+        loss: see `train`; it must not wait for the GPU.
+        data: a batch, on the GPU; others must have its shapes.
+
+    Returns:
+        ``gradient(*data)``, which leaves the gradient with the parameters, and says whether it and the loss are finite.
+    """
+    heard = [part.clone() for part in data]
+    aside = torch.cuda.Stream()  # libraries set themselves up on first use, which must not be recorded
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        _gradient(network, loss, *heard)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        finite = _gradient(network, loss, *heard)
+
+    def replayed(*data: Tensor) -> Tensor:
+        for mine, part in zip(heard, data, strict=True):
+            mine.copy_(part)
+        graph.replay()
+        return finite
+
+    return replayed
+
+
 def _looked(network: nn.Module, look: Loss, held: Sequence[Tensor]) -> float:
     """Return what there is to see, and leave the network in training mode."""
     network.eval()
@@ -212,27 +240,6 @@ def _gradient(network: nn.Module, loss: Loss, *data: Tensor) -> Tensor:
     value.backward()
     grads = [p.grad for p in network.parameters() if p.grad is not None]
     return torch.isfinite(value) & torch.stack([g.isfinite().all() for g in grads]).all()
-
-
-def _recorded(gradient: Callable[..., Tensor], data: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """Return the same for data of these shapes, recorded: its kernels take less time than launching each does."""
-    heard = [part.clone() for part in data]
-    aside = torch.cuda.Stream()  # libraries set themselves up on first use, which must not be recorded
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        gradient(*heard)
-    torch.cuda.current_stream().wait_stream(aside)
-    recorded = torch.cuda.CUDAGraph()
-    with _RECORDING, torch.cuda.graph(recorded, capture_error_mode="thread_local"):
-        finite = gradient(*heard)
-
-    def replayed(*data: Tensor) -> Tensor:
-        for mine, part in zip(heard, data, strict=True):
-            mine.copy_(part)
-        recorded.replay()
-        return finite
-
-    return replayed
 
 
 def _step(network: nn.Module, finite: Tensor, optimizer: torch.optim.Optimizer, clip: float = math.inf) -> bool:
