@@ -21,6 +21,7 @@ from ts_helpers.memory_tasks import (
     standard,
     steps_taken,
 )
+from ts_helpers.settings import torch_device
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
@@ -59,8 +60,8 @@ def test_losses_are_those_of_a_training_written_out():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("task", ["copying", "adding"])
 def test_networks_side_by_side_on_a_gpu_have_the_losses_of_those_on_the_cpu(task, tmp_path):
-    how = dict(task=task, n_seeds=3, steps=20, n_looks=5, units=128)
-    alone, beside = compared(**how), compared(**how, device="cuda", checkpoint=tmp_path)
+    how = dict(task=task, n_seeds=3, steps=20, n_looks=5, units=128, lr=1e-3)
+    alone, beside = compared(**how), compared(**how, device=torch_device("cuda"), checkpoint=tmp_path)
     np.testing.assert_allclose(beside.loss, alone.loss, rtol=1e-3)
     assert beside.taken.equals(alone.taken)
     assert compared(**how, device="cuda", checkpoint=tmp_path).loss.equals(beside.loss)

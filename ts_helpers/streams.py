@@ -211,6 +211,7 @@ def recorded(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable
     with torch.cuda.stream(aside):
         _gradient(network, loss, *heard)
     torch.cuda.current_stream().wait_stream(aside)
+    torch._C._cuda_clearCublasWorkspaces()  # it gets its own: graphs that share one cannot be replayed at once
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         finite = _gradient(network, loss, *heard)
