@@ -100,7 +100,8 @@ def compare(
 ) -> xr.Dataset:
     """Train an LSTM from each start, by RMSprop without clipping, on fresh sequences in every step.
 
-    In each run all starts have the same weights but for the biases that they set, and see the same sequences.
+    In each run all starts have the same weights but for the biases that they set, and see the same sequences. On a GPU
+    all networks are trained at once.
 
     Args:
         task: one of TASKS.
