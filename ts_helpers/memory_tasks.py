@@ -164,7 +164,7 @@ def compare(
             every=steps // n_looks,
             optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
             enough=enough * base,
-            gradient=streams.recorded(network, of.loss, batches(0)) if on_gpu else None,
+            gradient=streams.captured(network, of.loss, batches(0)) if on_gpu else None,
             hours=hours,
             checkpoint=checkpoint,
             name=f"{name} {start} {index + 1}/{n_seeds}".strip(),

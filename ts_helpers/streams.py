@@ -81,7 +81,7 @@ def train(
         patience: stop once so many looks in a row were not below the least before them; and leave the network, however
             the training ends, as it was at the first look of all that had the least.
         precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
-        gradient: ``gradient(*data)``, how to take that of this loss, as `recorded` has it; None: as it comes.
+        gradient: ``gradient(*data)``, how to take that of this loss, as `captured` has it; None: as it comes.
         hours: stop after so many hours of this run, at once if 0; the next run goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
@@ -192,8 +192,8 @@ def predict(
     return steps * float(np.diff(clock).min()) + (1 + steps / every) * a_look  # the least: the first step warms up
 
 
-def recorded(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """Record taking the gradient on a GPU as a CUDA graph, where kernels take less time than launching each does.
+def captured(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """Capture taking the gradient on a GPU as a CUDA graph, where kernels take less time than launching each does.
 
     Nothing else may run on the GPU meanwhile.
 
@@ -206,7 +206,7 @@ def recorded(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable
         ``gradient(*data)``, which leaves the gradient with the parameters, and says whether it and the loss are finite.
     """
     heard = [part.clone() for part in data]
-    aside = torch.cuda.Stream()  # libraries set themselves up on first use, which must not be recorded
+    aside = torch.cuda.Stream()  # libraries set themselves up on first use, which must not be captured
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         _gradient(network, loss, *heard)
