@@ -81,7 +81,8 @@ def train(
         patience: stop once so many looks in a row were not below the least before them; and leave the network, however
             the training ends, as it was at the first look of all that had the least.
         precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
-        gradient: ``gradient(*data)``, how to take that of this loss, as `captured` has it; None: as it comes.
+        gradient: ``gradient(*data)``, how to take that of this loss, as `captured` has it, in float32; None: as it
+            comes.
         hours: stop after so many hours of this run, at once if 0; the next run goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
