@@ -1,3 +1,7 @@
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copyin
 from ts_helpers.lstm import LSTMNetwork
 from ts_helpers.memory_tasks import (
     TASKS,
+    _side_by_side,
     at_end,
     chrono,
     compare,
@@ -22,6 +27,7 @@ from ts_helpers.memory_tasks import (
     steps_taken,
 )
 from ts_helpers.settings import torch_device
+from ts_helpers.streams import Course
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 
@@ -177,7 +183,10 @@ def test_halfway_is_the_first_look_below_and_infinity_if_there_is_none():
     ("how", "message"),
     [
         (dict(task="reading"), "task must be one of copying, variable copying, adding, got 'reading'"),
+        (dict(starts={}), "starts must name one or more, got {}"),
         (dict(late=3), "late must be 0 for adding, got 3"),
+        (dict(task="copying", late=-3), "late must be 0 or more, got -3"),
+        (dict(n_seeds=0), "n_seeds must be 1 or more, got 0"),
         (dict(n_looks=3), "n_looks must divide steps, got n_looks=3, steps=20"),
         (dict(n_looks=0), "n_looks must divide steps"),
         (dict(run=2), "run must be one of n_seeds=2, 0 to 1, got 2"),
@@ -187,6 +196,21 @@ def test_halfway_is_the_first_look_below_and_infinity_if_there_is_none():
 def test_what_cannot_be_is_refused(how, message):
     with pytest.raises(ValueError, match=message):
         compared(**how)
+
+
+def test_more_starts_than_can_be_told_apart_are_not_drawn():
+    fig, ax = plt.subplots()
+    with pytest.raises(ValueError, match="starts must be 3 at most, got a, b, c, d"):
+        plot_starts(ax, compared(), "abcd")
+    plt.close(fig)
+
+
+def test_networks_trained_at_once_share_the_time(monkeypatch):
+    for name, stand_in in dict(synchronize=lambda: None, Stream=lambda: None, stream=lambda _: nullcontext()).items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    courses = [Course(np.zeros(1), np.full(1, loss), False, 12.0, 5) for loss in (1.0, 2.0, 3.0)]
+    found = _side_by_side([partial(replace, course) for course in courses])
+    assert [(each.loss[0], each.seconds) for each in found] == [(1.0, 4.0), (2.0, 4.0), (3.0, 4.0)]
 
 
 def test_steps_taken_are_from_the_fewest_to_the_most():

@@ -227,14 +227,18 @@ def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path,
     assert "n_seeds = 4 or 3, " in back.line()
 
 
-def test_runs_of_other_settings_make_way(recorder, tmp_path, monkeypatch):
+def test_run_of_other_settings_replaces_nothing_and_all_runs_of_an_arm_do(recorder, tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    file = keep(*(run_record(recorder, tmp_path, "a", run, 1.0, n_steps=10) for run in (0, 1)))
+    before = file.read_bytes()
+    for how in ({"n_steps": 20}, {"lr": 0.1, "n_steps": 10}):
+        with pytest.raises(ValueError, match=f"the settings of what is kept of its arm, .* others: {next(iter(how))};"):
+            keep(run_record(recorder, tmp_path, "a", 2, 1.0 + len(how), **how))
+    assert file.read_bytes() == before
     keep(arm_record(recorder, tmp_path, "a", 0, 9.0))
-    keep(run_record(recorder, tmp_path, "a", 1, 1.0, n_steps=10))
-    keep(run_record(recorder, tmp_path, "a", 0, 1.0, n_steps=20))
     back = kept("doe2020/leak")
-    assert back.results.seed.values.tolist() == [0]
-    assert [part["settings"]["n_steps"] for part in back.provenance["parts"]] == [20]
+    np.testing.assert_array_equal(back.results.loss.sel(arm="a"), results(9.0).loss)
+    assert [part["settings"].get("n_steps") for part in back.provenance["parts"]] == [None]
 
 
 @pytest.mark.parametrize("scale", ["smoke", "book"])

@@ -47,6 +47,25 @@ def test_training_is_that_of_a_plain_loop():
     assert (course.taken, course.diverged) == (40, False)
 
 
+def test_gradient_of_ones_own_is_taken_in_the_place_of_the_usual_one():
+    def gradient(*data):
+        heard.append(data[0])
+        finite = streams._gradient(mine, loss, *data)
+        return finite & torch.tensor(len(heard) < 30)
+
+    heard, mine = [], network_of()
+    _, course = trained(mine, gradient=gradient)
+    _, usual = trained()
+    assert len(heard) == 30 and all(torch.equal(x, batch(step)[0]) for step, x in enumerate(heard))
+    np.testing.assert_array_equal(course.loss[:3], usual.loss[:3])
+    assert (course.taken, course.diverged) == (29, True)  # the thirtieth was said not to be finite
+
+
+def test_gradient_of_ones_own_in_another_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be float32, which gradient is in, got 'bfloat16'"):
+        trained(gradient=streams._gradient, precision="bfloat16")
+
+
 def test_gradients_are_cut_down_to_the_norm_asked_for():
     how = dict(steps=1, every=1)
     network, optimizer = network_of(), torch.optim.SGD

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def compare(
 
     Args:
         task: one of TASKS.
-        T: of the task.
+        T: of the task, steps.
         starts: what sets biases, by name.
         n_seeds: runs.
         steps: of RMSprop.
@@ -124,18 +124,25 @@ def compare(
 
     Returns:
         loss (start, seed, look) over the memoryless score, NaN where training had stopped; step (look); diverged,
-        taken and seconds (start, seed). The coordinate ``seed`` has the indices of the runs.
+        taken and seconds (start, seed); of networks trained at once, each has its share of the seconds. The coordinate
+        ``seed`` has the indices of the runs.
 
     Raises:
-        ValueError: no such task; late answers where there is one answer at the end; looks that do not divide steps; or
-            no such run.
+        ValueError: no such task; no start; answers that are early, or late where there is one answer at the end; looks
+            that do not divide steps; no run, or no such run.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if not starts:
+        raise ValueError(f"starts must name one or more, got {starts}")
+    if late < 0:
+        raise ValueError(f"late must be 0 or more, got {late}")
     if late and task == "adding":
         raise ValueError(f"late must be 0 for adding, got {late}")
     if n_looks < 1 or steps % n_looks:
         raise ValueError(f"n_looks must divide steps, got {n_looks=}, {steps=}")
+    if n_seeds < 1:
+        raise ValueError(f"n_seeds must be 1 or more, got {n_seeds}")
     if run is not None and not 0 <= run < n_seeds:
         raise ValueError(f"run must be one of n_seeds={n_seeds}, 0 to {n_seeds - 1}, got {run}")
     of = TASKS[task]
@@ -200,7 +207,7 @@ def compare(
 
 
 def _side_by_side(trainings: Sequence[Callable[[], streams.Course]]) -> list[streams.Course]:
-    """Run them all at once, each in a stream: one such network needs little of a GPU."""
+    """Run all at once, each in a stream: one such network needs little of a GPU. Each has its share of the time."""
 
     def in_stream(train: Callable[[], streams.Course]) -> streams.Course:
         with torch.cuda.stream(torch.cuda.Stream()):
@@ -208,7 +215,8 @@ def _side_by_side(trainings: Sequence[Callable[[], streams.Course]]) -> list[str
 
     torch.cuda.synchronize()  # what they start from was made in another stream
     with ThreadPoolExecutor(len(trainings)) as threads:
-        return list(threads.map(in_stream, trainings))
+        courses = list(threads.map(in_stream, trainings))
+    return [replace(course, seconds=course.seconds / len(courses)) for course in courses]
 
 
 def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:
@@ -240,7 +248,16 @@ def at_end(loss: xr.DataArray) -> xr.DataArray:
 
 
 def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.DataArray:
-    """Return the step of the first look at which the loss is below a level; infinity where it never is."""
+    """Return the step of the first look at which a loss is below a level; infinity where it never is.
+
+    Args:
+        loss: (..., look).
+        step: (look) or (..., look).
+        level: in the unit of the loss.
+
+    Returns:
+        (...), steps.
+    """
     return step.where(loss < level).min("look").fillna(np.inf)
 
 
@@ -261,7 +278,12 @@ def plot_starts(
 
     Returns:
         The upper axis, with thousands of sequences.
+
+    Raises:
+        ValueError: more starts than there are looks.
     """
+    if len(starts) > len(_STYLES):
+        raise ValueError(f"starts must be {len(_STYLES)} at most, got {', '.join(starts)}")
     for start, (color, dash) in zip(starts, _STYLES, strict=False):
         if start not in results.start or results.loss.sel(start=start).isnull().all():
             continue

@@ -164,12 +164,13 @@ def keep(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
     Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
-    ``arm`` and ``seed`` with those kept already. What is kept of the same part makes way for the new one, and so does
-    what is kept of the same arm under other settings, but for how many runs there are.
+    ``arm`` and ``seed`` with those kept already. What is kept of the same part makes way for the new one, and what is
+    kept of an arm for a new record of all its runs.
 
     Raises:
         ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
-            whole runs, or of parts without the coordinates that they are joined along.
+            whole runs, or of parts without the coordinates that they are joined along; or a single run has other
+            settings than what is kept of its arm, but for how many runs there are.
     """
     made = [load(record) for record in records]
     first = made[0].provenance
@@ -196,13 +197,17 @@ def keep(*records: Path) -> Path:
     for record in made:
         only, run = _part(record.provenance)
         before = [part for (arm, _), part in parts.items() if only is None or arm in (only, None)]
-        fits = run is not None and before and all(_alike(part, record.provenance) for part in before)
-        if not fits:
+        if run is None:
             parts = {key: part for key, part in parts.items() if only is not None and key[0] != only}
+        elif others := sorted({name for part in before for name in _unlike(part, record.provenance)}):
+            raise ValueError(
+                f"a single run must have the settings of what is kept of its arm, which it would replace, got others: "
+                f"{', '.join(others)}; run it with those, or all runs of the arm with the new ones"
+            )
         parts[only, run] = record.provenance
         for arm in record.results.arm.values:
             new = _to_be_joined(record.results.sel(arm=[arm]))
-            if fits and arm in arms:
+            if run is not None and arm in arms:
                 runs = [arms[arm].drop_sel(seed=[run], errors="ignore"), new]
                 new = xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="equals", join="outer")
             arms[arm] = new.sortby("seed") if run is not None else new
@@ -232,10 +237,10 @@ def _part(provenance: dict[str, Any]) -> tuple[int | None, int | None]:
     return provenance["settings"].get("only"), provenance["settings"].get("only_run")
 
 
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Say whether two parts belong to the same whole; how many runs it has makes no difference to any of them."""
-    mine, its = ({k: v for k, v in m["settings"].items() if k not in (*PART, "n_seeds")} for m in (one, other))
-    return (mine, one["seed"]) == (its, other["seed"])
+def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """Name the settings that keep two parts from one whole; how many runs it has makes no difference to any of them."""
+    mine, its = (m["settings"] | {"seed": m["seed"]} for m in (one, other))
+    return {name for name in mine | its if mine.get(name) != its.get(name)} - {*PART, "n_seeds"}
 
 
 def _to_be_joined(results: xr.Dataset) -> xr.Dataset:

@@ -82,7 +82,7 @@ def train(
             the training ends, as it was at the first look of all that had the least.
         precision: "float32", or "bfloat16", in which products are then taken while weights stay as they are.
         gradient: ``gradient(*data)``, how to take that of this loss, as `captured` has it, in float32; None: as it
-            comes.
+            comes. Checkpoints take it for the same.
         hours: stop after so many hours of this run, at once if 0; the next run goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end; a run with the same settings,
             weights, first batch, held-out data and helper code goes on from there, to the same numbers.
@@ -93,7 +93,7 @@ def train(
 
     Raises:
         ValueError: ``steps``, ``every`` or ``patience`` is below 1, ``clip`` not positive, ``hours`` negative or
-            without a checkpoint, or no such precision.
+            without a checkpoint, no such precision, or one that is not that of the ``gradient``.
     """
     if steps < 1 or every < 1:
         raise ValueError(f"steps and every must be 1 or more, got {steps=}, {every=}")
@@ -103,6 +103,8 @@ def train(
         raise ValueError(f"clip must be positive, got {clip}")
     if hours is not None and (checkpoint is None or not hours >= 0):
         raise ValueError(f"hours must be 0 or more, and need a checkpoint to go on from, got {hours=}, {checkpoint=}")
+    if gradient and precision != "float32":
+        raise ValueError(f"precision must be float32, which gradient is in, got {precision!r}")
     look = look or loss
     looks = np.unique([*range(0, steps, every), steps])
     losses = np.full(len(looks), np.nan)
@@ -199,7 +201,7 @@ def captured(network: nn.Module, loss: Loss, data: Sequence[Tensor]) -> Callable
     Nothing else may run on the GPU meanwhile.
 
     Args:
-        network: on the GPU.
+        network: on the GPU, in the mode that it is to be trained in.
         loss: see `train`; it must not wait for the GPU.
         data: a batch, on the GPU; others must have its shapes.
 

@@ -20,9 +20,6 @@ def copying(T: int, n_sequences: int, *, generator: torch.Generator) -> tuple[Te
     exactly T timesteps": T steps lie between the last symbol and the first answer, so that each symbol is asked for
     ``T + 10`` steps after it was shown.
 
-    For targets that are late by n more steps, pad both: ``F.pad(x, (0, 0, 0, n), value=DUMMY)`` and
-    ``F.pad(y, (0, 0, n, 0), value=DUMMY)``, with F `torch.nn.functional`.
-
     Args:
         T: length of the pause, the signal included, steps.
         n_sequences: how many.
