@@ -201,7 +201,7 @@ def keep(*records: Path) -> Path:
             parts = {key: part for key, part in parts.items() if only is not None and key[0] != only}
         elif others := sorted({name for part in before for name in _unlike(part, record.provenance)}):
             raise ValueError(
-                f"a single run must have the settings of what is kept of its arm, which it would replace, got others: "
+                f"a single run must have the settings of what is kept of its arm, to be joined with it, got others: "
                 f"{', '.join(others)}; run it with those, or all runs of the arm with the new ones"
             )
         parts[only, run] = record.provenance
