@@ -58,12 +58,12 @@ book: .venv/.book book/static/vendor/.complete
 
 $(HTML)/.complete: $(BOOK)
 	@rm -rf $(HTML)
-	@$(BIN)/python -m ts_helpers.pages
+	@$(BIN)/python -m ts_helpers.book.pages
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going
 	@touch $(HTML)/.nojekyll $@
 
 readme: .venv/.book
-	@$(BIN)/python -m ts_helpers.pages --readme
+	@$(BIN)/python -m ts_helpers.book.pages --readme
 
 # --- checks
 lint: .venv/.test

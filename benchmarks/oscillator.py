@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from ways import Absent, need_jax
 
-from ts_helpers.datasets.oscillator import ring_oscillation, ring_teacher
-from ts_helpers.online import BOUNDS, OnlineLearner
+from ts_helpers.datasets.ring import ring_oscillation, ring_teacher
+from ts_helpers.papers.matsuki2018 import BOUNDS, OnlineLearner
 
 DT, ETA_W, ETA_TAU, ETA_U = 0.01, 0.1, 0.01, 0.01
 LOW, HIGH = np.log(BOUNDS).tolist()

@@ -26,8 +26,8 @@ from oscillator import RING_WAYS, Ring
 from ways import WAYS, Absent, Way
 from workloads import WORKLOADS
 
+from ts_helpers.book.paths import RESULTS, ROOT
 from ts_helpers.ensembles import AT_ONCE, NUMBERS
-from ts_helpers.places import RESULTS, ROOT
 
 ALONE = {
     "OMP_NUM_THREADS": "1",

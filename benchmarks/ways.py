@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from workloads import LSTM, Workload
 
-from ts_helpers import aru, cells, ensembles, mtrnn, prediction
+from ts_helpers import cells, ensembles
+from ts_helpers.papers import benureau2018
 
 Unroll = Callable[..., Tensor]
 
@@ -44,7 +45,7 @@ class Absent(Exception):
 def unrolling(by: Unroll) -> Iterator[None]:
     """Let networks make their sequences by another function than `cells.unroll`."""
     with ExitStack() as stack:
-        for module in (aru, mtrnn, prediction):
+        for module in (cells, benureau2018):
             stack.enter_context(mock.patch.object(module, "unroll", by))
         yield
 

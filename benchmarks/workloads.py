@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers import aru, mtrnn
+from ts_helpers.cells import GatedCell
 from ts_helpers.datasets.recall import recall
 from ts_helpers.datasets.sines import COMPONENTS, sums_of_sines
-from ts_helpers.gated import GatedCell
+from ts_helpers.papers import benureau2018, quax2020
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Workload:
     outputs: int
     make: Callable[["Workload", int], nn.Module]
     data: Callable[["Workload"], list[Tensor]]
-    loss: Callable[..., Tensor] = aru.loss
+    loss: Callable[..., Tensor] = quax2020.loss
     gates: int = 1
     states: int = 1
     lr: float = 1e-3
@@ -105,33 +105,33 @@ def surprise(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def _adaptive(work: Workload, i: int) -> nn.Module:
     alpha: Any = torch.full((work.units,), 0.5) if work.features == 1 else 0.5
-    return aru.network(alpha, alpha, features=(work.features, work.outputs), units=work.units, seed=(0, i))
+    return quax2020.network(alpha, alpha, features=(work.features, work.outputs), units=work.units, seed=(0, i))
 
 
 def _taught(work: Workload) -> list[Tensor]:
-    teacher = aru.network(0.34, 0.68, seed=(1,))
-    x = torch.rand(work.steps, work.batch, work.features, generator=aru.generator_of(2))
+    teacher = quax2020.network(0.34, 0.68, seed=(1,))
+    x = torch.rand(work.steps, work.batch, work.features, generator=quax2020.generator_of(2))
     with torch.no_grad():
         return [x, teacher(x)]
 
 
 def _layered(work: Workload, i: int) -> nn.Module:
-    choices = mtrnn.Choices(units=work.units // 3)
-    return mtrnn.network(mtrnn.SETTINGS["learn 8"], choices, work.batch, work.features, seed=(0, i))
+    choices = benureau2018.Choices(units=work.units // 3)
+    return benureau2018.network(benureau2018.SETTINGS["learn 8"], choices, work.batch, work.features, seed=(0, i))
 
 
 def _gated(cell: Any) -> Callable[[Workload, int], nn.Module]:
     def make(work: Workload, i: int) -> nn.Module:
-        generator = aru.generator_of(0, i)
+        generator = quax2020.generator_of(0, i)
         built = cell(work.features, work.units, generator=generator)
-        return aru.Network(built, work.units, work.outputs, generator=generator)
+        return quax2020.Network(built, work.units, work.outputs, generator=generator)
 
     return make
 
 
 def _symbols(work: Workload) -> list[Tensor]:
     """Random ones: what they are makes no difference to the time."""
-    x, y = torch.randint(work.features, (2, work.steps, work.batch), generator=aru.generator_of(3))
+    x, y = torch.randint(work.features, (2, work.steps, work.batch), generator=quax2020.generator_of(3))
     return [F.one_hot(x, work.features).float(), y]
 
 
@@ -139,13 +139,13 @@ WORKLOADS = {
     "MTRNN": Workload(
         "mtrnn", 20, 75, 99, 5, 1, 1, _layered,
         lambda work: [sums_of_sines(COMPONENTS[: work.batch], work.steps + 1)],
-        mtrnn.mean_loss, factors={mtrnn.ALPHA: 10.0},
+        benureau2018.mean_loss, factors={benureau2018.ALPHA: 10.0},
     ),
     "landscape, 10 units": Workload("aru", 196, 10, 20, 20, 2, 2, _adaptive, _taught, states=2),
     "landscape, 100 units": Workload("aru", 196, 100, 20, 20, 2, 2, _adaptive, _taught, states=2),
     "recall": Workload(
         "aru", 20, 10, 125, 20, 1, 1, _adaptive,
-        lambda work: list(recall(work.steps * 2 // 5, work.batch, generator=aru.generator_of(2))),
+        lambda work: list(recall(work.steps * 2 // 5, work.batch, generator=quax2020.generator_of(2))),
         recalled, states=2,
     ),
     "gated warp": Workload(

@@ -3,9 +3,9 @@ import pytest
 import torch
 import xarray as xr
 
-from ts_helpers import aru
 from ts_helpers.cells import ARUCell, ARUStack, unroll
 from ts_helpers.datasets.teachers import smoothed_noise
+from ts_helpers.papers import quax2020
 from ts_helpers.timescales import Direct
 
 
@@ -18,26 +18,26 @@ def normal(*shape, seed=0):
 
 
 def network(alpha=(0.3, 0.6), seed=(0, 1), **how):
-    return aru.network(*alpha, units=4, seed=seed, **how)
+    return quax2020.network(*alpha, units=4, seed=seed, **how)
 
 
 def stacked(alpha=(0.3, 0.6), seed=(0, 1)):
     """Two layers of 3 and 2 units; the lower one is read."""
-    drawn = aru.generator_of(*seed)
+    drawn = quax2020.generator_of(*seed)
     cell = ARUStack(ARUCell(4, 3, *alpha, Direct(), generator=drawn), ARUCell(3, 2, *alpha, Direct(), generator=drawn))
-    return aru.Network(cell, 5, 2, read=3, generator=drawn)
+    return quax2020.Network(cell, 5, 2, read=3, generator=drawn)
 
 
 def gated(seed=(0, 1)):
-    drawn = aru.generator_of(*seed)
-    return aru.Network(aru.GRU(2, 4, generator=drawn), 4, 2, generator=drawn)
+    drawn = quax2020.generator_of(*seed)
+    return quax2020.Network(quax2020.GRU(2, 4, generator=drawn), 4, 2, generator=drawn)
 
 
 # Networks
 
 
 def test_gru_equals_torchs():
-    cell, theirs, x = aru.GRU(2, 5, generator=generator()).double(), torch.nn.GRU(2, 5).double(), normal(7, 3, 2)
+    cell, theirs, x = quax2020.GRU(2, 5, generator=generator()).double(), torch.nn.GRU(2, 5).double(), normal(7, 3, 2)
     with torch.no_grad():
         cell.start.copy_(normal(5, seed=1))
         for name, p in cell.gru.named_parameters():
@@ -51,7 +51,7 @@ def test_gru_equals_torchs():
 
 
 def test_gru_starts_at_zero_with_weights_of_torchs_size():
-    one, same, other = (aru.GRU(2, 100, generator=generator(seed)) for seed in (0, 0, 1))
+    one, same, other = (quax2020.GRU(2, 100, generator=generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(one.start, torch.zeros(100))
     for p, q, r in zip(*(cell.gru.parameters() for cell in (one, same, other)), strict=True):
         assert torch.equal(p, q)
@@ -62,7 +62,7 @@ def test_gru_starts_at_zero_with_weights_of_torchs_size():
 @pytest.mark.parametrize("read", [None, 5, 2, 1])
 def test_network_reads_the_first_units(read):
     cell, x = ARUCell(2, 5, 0.3, 0.6, Direct(), generator=generator()), torch.rand(6, 4, 2, generator=generator(1))
-    net = aru.Network(cell, 5, 3, read=read, generator=generator(2)).double()
+    net = quax2020.Network(cell, 5, 3, read=read, generator=generator(2)).double()
     assert net.V.shape == (3, read or 5)
     V, c = net.V.detach().numpy(), net.c.detach().numpy()
     rates = cell.activity(unroll(cell, x.double())).detach().numpy()
@@ -92,7 +92,7 @@ def test_network_weights_depend_on_the_seed_alone():
 
 
 def test_network_weights_keep_their_bounds():
-    net = aru.network(0.3, 0.6, features=(3, 5), units=12, seed=(0,))
+    net = quax2020.network(0.3, 0.6, features=(3, 5), units=12, seed=(0,))
     assert [tuple(net.get_parameter(name).shape) for name in ("cell.U", "V", "c")] == [(12, 3), (5, 12), (5,)]
     for name, width in (("cell.U", 1 / 4), ("cell.W", 1 / 4), ("V", 13**-0.5)):
         assert 0.8 * width < float(net.get_parameter(name).detach().abs().max()) <= width
@@ -100,13 +100,15 @@ def test_network_weights_keep_their_bounds():
 
 def test_raw_alphas_are_parameters_of_a_network():
     net = network((0.25, 0.75))
-    assert [net.get_parameter(name).item() for name in aru.ALPHAS] == [0.25, 0.75]
+    assert [net.get_parameter(name).item() for name in quax2020.ALPHAS] == [0.25, 0.75]
 
 
 def test_seeds_of_other_paths_draw_other_numbers():
-    first = [torch.rand((), generator=aru.generator_of(*path)).item() for path in ((0, 1, 2), (0, 2, 1), (1, 1, 2))]
+    first = [
+        torch.rand((), generator=quax2020.generator_of(*path)).item() for path in ((0, 1, 2), (0, 2, 1), (1, 1, 2))
+    ]
     assert len(set(first)) == 3
-    assert torch.rand((), generator=aru.generator_of(0, 1, 2)).item() == first[0]
+    assert torch.rand((), generator=quax2020.generator_of(0, 1, 2)).item() == first[0]
 
 
 # Data and training
@@ -114,61 +116,63 @@ def test_seeds_of_other_paths_draw_other_numbers():
 
 def test_teacher_data_are_400_sequences_and_100_held_out():
     teacher = network()
-    data = aru.teacher_data(teacher, seed=(0, 2))
+    data = quax2020.teacher_data(teacher, seed=(0, 2))
     assert [tuple(t.shape) for t in data] == [(20, 400, 2), (20, 400, 2), (20, 100, 2), (20, 100, 2)]
     assert not any(t.requires_grad for t in data)
     for x, y in (data[:2], data[2:]):
-        assert aru.loss(teacher, x, y).item() < 1e-12  # the teacher's own answers
-        assert aru.loss(network(seed=(0, 3)), x, y).item() > 1e-4
+        assert quax2020.loss(teacher, x, y).item() < 1e-12  # the teacher's own answers
+        assert quax2020.loss(network(seed=(0, 3)), x, y).item() > 1e-4
     held_out = data[2].movedim(1, 0)
     assert not any(bool((x == data[0].movedim(1, 0)).flatten(1).all(1).any()) for x in held_out)
 
 
 def test_teacher_data_repeat_with_their_seed():
-    one, same, other = (aru.teacher_data(network(), n_train=3, n_valid=2, seed=(0, k)) for k in (2, 2, 3))
+    one, same, other = (quax2020.teacher_data(network(), n_train=3, n_valid=2, seed=(0, k)) for k in (2, 2, 3))
     assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("how", [dict(window=1, order=0), dict(window=15), dict(window=5, order=2)], ids=str)
 def test_teacher_data_smooth_their_noise_as_told(how):
-    x, _, held_out, _ = aru.teacher_data(network(), n_train=3, n_valid=2, seed=(0, 2), **how)
-    expected = smoothed_noise(20, 5, 2, generator=aru.generator_of(0, 2), **dict(order=3) | how)
+    x, _, held_out, _ = quax2020.teacher_data(network(), n_train=3, n_valid=2, seed=(0, 2), **how)
+    expected = smoothed_noise(20, 5, 2, generator=quax2020.generator_of(0, 2), **dict(order=3) | how)
     torch.testing.assert_close(torch.cat([x, held_out], 1), expected)
 
 
 @pytest.mark.parametrize("alpha", [(0.3, 0.6), (1.0, 0.05)])
 def test_resting_cell_stays_where_it_is_while_the_input_does(alpha):
     cell = network(alpha).cell.double().requires_grad_(False)
-    rest = aru.resting(cell, 0.7)
+    rest = quax2020.resting(cell, 0.7)
     states = unroll(cell, torch.full((30, 2, 2), 0.7, dtype=torch.float64), rest.expand(2, -1))
     torch.testing.assert_close(states, rest.expand(30, 2, -1), rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(rest, aru.resting(cell), atol=1e-3)
+    assert not torch.allclose(rest, quax2020.resting(cell), atol=1e-3)
 
 
 def test_loss_is_the_mean_squared_error():
     net, x, y = network().double(), normal(6, 4, 2), normal(6, 4, 2, seed=1)
     errors = [(a - b) ** 2 for a, b in zip(net(x).detach().flatten().tolist(), y.flatten().tolist(), strict=True)]
-    assert aru.loss(net, x, y).item() == pytest.approx(sum(errors) / 48)
+    assert quax2020.loss(net, x, y).item() == pytest.approx(sum(errors) / 48)
 
 
 def test_alphas_are_those_of_the_current_and_of_the_rate():
     x = torch.zeros(1, 1, 2)
-    assert aru.alphas(network((0.25, 0.75)), x, x).tolist() == [0.25, 0.75]
+    assert quax2020.alphas(network((0.25, 0.75)), x, x).tolist() == [0.25, 0.75]
     each = torch.tensor([0.25, 0.5, 0.75, 1.0])
-    assert aru.alphas(network((each, 1.5 * each)), x, x).tolist() == [each.tolist(), (1.5 * each).tolist()]
+    assert quax2020.alphas(network((each, 1.5 * each)), x, x).tolist() == [each.tolist(), (1.5 * each).tolist()]
 
 
 def test_the_same_data_are_given_to_each_network_without_a_copy():
     data = [normal(6, 4, 2), normal(6, 4, 1)]
-    for tensor, given in zip(data, aru.for_each(data, 3), strict=True):
+    for tensor, given in zip(data, quax2020.for_each(data, 3), strict=True):
         assert given.data_ptr() == tensor.data_ptr()
         assert given.shape == (3, *tensor.shape)
         assert all(torch.equal(one, tensor) for one in given)
 
 
 def some_data():
-    return [t.double() for t in aru.teacher_data(network((0.8, 0.4), seed=(1,)), n_train=40, n_valid=10, seed=(2,))]
+    return [
+        t.double() for t in quax2020.teacher_data(network((0.8, 0.4), seed=(1,)), n_train=40, n_valid=10, seed=(2,))
+    ]
 
 
 HOW = dict(epochs=5, order=0, every=2, name="fit")
@@ -179,14 +183,14 @@ def test_learned_and_fixed_alphas_are_trained_side_by_side(make):
     learn = [False, True, True] * 3
     made = [[make((0.3, 0.6 + k / 10), (3, k)).double() for k in range(9)] for _ in range(3)]
     before, together, alone = made
-    history = aru.fit(together, aru.for_each(some_data(), 9), learn, **HOW)
+    history = quax2020.fit(together, quax2020.for_each(some_data(), 9), learn, **HOW)
     assert history.epoch.tolist() == [0, 2, 4, 5]
     for start, net, one, learned, seen in zip(before, together, alone, learn, history.watched["loss"], strict=True):
-        first, last = (aru.loss(each, *some_data()[2:]).item() for each in (start, net))  # held out
+        first, last = (quax2020.loss(each, *some_data()[2:]).item() for each in (start, net))  # held out
         assert seen[[0, -1]].tolist() == pytest.approx([first, last])
         for (name, p), (_, q) in zip(start.named_parameters(), net.named_parameters(), strict=True):
             assert torch.equal(p, q) == ("alpha" in name and not learned)
-        own = aru.fit([one], aru.for_each(some_data(), 1), learned, **HOW)
+        own = quax2020.fit([one], quax2020.for_each(some_data(), 1), learned, **HOW)
         np.testing.assert_allclose(own.watched["loss"][0], seen, rtol=1e-9)
         for p, q in zip(one.parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
@@ -198,16 +202,18 @@ def test_minibatches_have_the_size_that_is_asked_for(batch):
 
     def seen(net, x, y):
         sizes.append(x.shape[1])
-        return aru.loss(net, x, y)
+        return quax2020.loss(net, x, y)
 
-    aru.fit([network().double()], aru.for_each(some_data(), 1), True, loss=seen, batch=batch, **HOW | dict(epochs=1))
+    quax2020.fit(
+        [network().double()], quax2020.for_each(some_data(), 1), True, loss=seen, batch=batch, **HOW | dict(epochs=1)
+    )
     assert sizes == [10, *[batch] * (40 // batch), *([40 % batch] if 40 % batch else []), 10]  # held out at both ends
 
 
 def test_gated_units_are_trained_though_they_have_no_alphas():
     nets = [gated((3, k)).double() for k in range(2)]
     watch = {"error": lambda net, x, y: (net(x) - y).abs().mean()}
-    history = aru.fit(nets, aru.for_each(some_data(), 2), False, watch=watch, **HOW | dict(epochs=20))
+    history = quax2020.fit(nets, quax2020.for_each(some_data(), 2), False, watch=watch, **HOW | dict(epochs=20))
     assert bool((history.watched["loss"][:, -1] < history.watched["loss"][:, 0]).all())
     expected = [watch["error"](net, *some_data()[2:]).item() for net in nets]
     assert history.watched["error"][:, -1].tolist() == pytest.approx(expected)
@@ -218,7 +224,7 @@ def test_gated_units_are_trained_though_they_have_no_alphas():
 
 @pytest.mark.parametrize(("step", "n"), [(0.1, 14), (0.05, 27), (1.0, 2), (1 / 3, 4)])
 def test_grid_goes_in_steps_from_0_001_to_1_3_by_way_of_1(step, n):
-    grid = aru.grid(step)
+    grid = quax2020.grid(step)
     assert len(grid) == n
     assert grid[0] == 0.001
     assert 1.0 in grid.tolist()
@@ -229,7 +235,7 @@ def test_grid_goes_in_steps_from_0_001_to_1_3_by_way_of_1(step, n):
 @pytest.mark.parametrize("step", [0, -0.1, 0.3, 2, float("nan")])
 def test_grid_without_1_is_refused(step):
     with pytest.raises(ValueError, match=f"step must be 1 over a whole number, for 1 to be on the grid, got {step}"):
-        aru.grid(step)
+        quax2020.grid(step)
 
 
 RATES = [0.3, 0.6, 1.0]
@@ -244,17 +250,17 @@ HILLS = landscape([[8, 1, 9], [3, 4, 7], [2, 6, 5]])
 
 def test_landscape_has_its_minimum_area_and_depth():
     for same in (HILLS, HILLS.transpose()):
-        assert aru.minimum(same) == (0.3, 0.6)
-        assert aru.area(same) == pytest.approx(2 / 9)  # 1 and 2
-        assert aru.depth(same) == pytest.approx(np.log10(5))
+        assert quax2020.minimum(same) == (0.3, 0.6)
+        assert quax2020.area(same) == pytest.approx(2 / 9)  # 1 and 2
+        assert quax2020.depth(same) == pytest.approx(np.log10(5))
 
 
 def test_asymmetry_is_0_about_the_diagonal_and_1_for_what_changes_its_sign():
     A = np.array([[0, 1, -2], [-1, 0, 3], [2, -3, 0]])
     symmetric = np.array([[0, 1, 2], [1, 5, 3], [2, 3, -1]])
-    assert aru.asymmetry(landscape(np.exp(symmetric))) == pytest.approx(0, abs=1e-12)
-    assert aru.asymmetry(landscape(np.exp(A + 7))) == pytest.approx(1)
-    assert aru.asymmetry(landscape(np.exp(A + symmetric))) == pytest.approx(
+    assert quax2020.asymmetry(landscape(np.exp(symmetric))) == pytest.approx(0, abs=1e-12)
+    assert quax2020.asymmetry(landscape(np.exp(A + 7))) == pytest.approx(1)
+    assert quax2020.asymmetry(landscape(np.exp(A + symmetric))) == pytest.approx(
         np.sqrt((A**2).mean()) / (A + symmetric).std()
     )
 
@@ -262,7 +268,7 @@ def test_asymmetry_is_0_about_the_diagonal_and_1_for_what_changes_its_sign():
 def test_landscape_quantities_compare_the_teacher_the_limits_and_the_swap():
     teachers = [(0.31, 0.59), (0.6, 1.0), (0.6, 0.6), (1.0, 0.3)]
     maps = xr.concat([HILLS.expand_dims(teacher=4), landscape(HILLS.values.T).expand_dims(teacher=4)], "repetition")
-    made = aru.landscape_quantities(maps, teachers)
+    made = quax2020.landscape_quantities(maps, teachers)
     assert made["B2a"]["minimum_near"].tolist() == [1, 0, 0, 0] + [0] * 4
     np.testing.assert_allclose(made["B2b"]["elman_ratio"], [1 / 5] * 8)
     np.testing.assert_allclose(made["B2b"]["line_ratio"], [1 / 2] * 4)  # teachers with no alpha of 1

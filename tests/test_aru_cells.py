@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from ts_helpers.cells import ARUCell, ARUStack, MTRNNCell, unroll
-from ts_helpers.recurrence import identity
+from ts_helpers.engine.recurrence import identity
 from ts_helpers.timescales import Clamped, Direct, Gate, LogTau
 
 ACTIVATIONS = {

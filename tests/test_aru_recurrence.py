@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.lanes import LARGEST
-from ts_helpers.recurrence import applies_to, aru_network, aru_recurrence, identity
+from ts_helpers.engine.lanes import LARGEST
+from ts_helpers.engine.recurrence import applies_to, aru_network, aru_recurrence, identity
 
 ACTIVATIONS = {
     torch.tanh: np.tanh,

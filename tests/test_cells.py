@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.cells import LeakyCell, MTRNNCell, unroll
+from ts_helpers.cells import CTRNNCell, MTRNNCell, unroll
 from ts_helpers.timescales import Clamped, Direct, Gate, LogTau
 
 
 def cell_of(input_size=2, hidden_size=3, alpha=0.3, dial=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return LeakyCell(input_size, hidden_size, alpha, dial or Direct(), generator=generator).double()
+    return CTRNNCell(input_size, hidden_size, alpha, dial or Direct(), generator=generator).double()
 
 
 def numpy_leaky(U, W, alpha, x, u):

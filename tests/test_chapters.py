@@ -4,9 +4,9 @@ import nbformat
 import pytest
 from conftest import run
 
-from ts_helpers.claims import read_claims
-from ts_helpers.records import FILES, load
-from ts_helpers.run import find
+from ts_helpers.book.claims import read_claims
+from ts_helpers.book.records import FILES, load
+from ts_helpers.book.run import find
 
 CHAPTERS = find([])
 

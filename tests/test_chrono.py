@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ts_helpers.chrono import chrono_init_, heavy_tailed, set_gate_bias_, unknown_range_init_
+from ts_helpers.timescales import chrono_init_, heavy_tailed, set_gate_bias_, unknown_range_init_
 
 MAKES = {
     "LSTM": lambda: nn.LSTM(3, 7, num_layers=2, bidirectional=True),

@@ -3,7 +3,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from ts_helpers.claims import Criterion, describe, interval, judge, read_claims
+from ts_helpers.book.claims import Criterion, describe, interval, judge, read_claims
 
 
 def book_of(tmp_path, min_seeds=5, **quantities):

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ts_helpers import classify
-from ts_helpers.classify import cross_entropy, epochs, wrong
 from ts_helpers.datasets.pixels import Part
+from ts_helpers.papers.tallec2018 import classify
+from ts_helpers.papers.tallec2018.classify import cross_entropy, epochs, wrong
 
 
 class Echo(torch.nn.Module):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.counting import counted_bits
+from ts_helpers.papers.tallec2018.ngram import witten_bell_bits
 
 
 def text(n, symbols=3, seed=0):
@@ -44,18 +44,18 @@ def test_bits_equal_those_of_a_recursion_over_dictionaries(longest):
     train, held = text(200), text(60, symbols=4, seed=1)  # the symbol 3 is never seen in training
     assert 3 in held
     assert 3 not in train
-    assert np.allclose(counted_bits(train, held, 4, longest), by_dictionary(train, held, 4, longest), rtol=1e-12)
+    assert np.allclose(witten_bell_bits(train, held, 4, longest), by_dictionary(train, held, 4, longest), rtol=1e-12)
 
 
 def test_chances_of_all_symbols_sum_to_one():
     train, context = text(100), [0, 1, 2]
-    each = [counted_bits(train, torch.tensor([*context, s]), 4, 3) for s in range(4)]
+    each = [witten_bell_bits(train, torch.tensor([*context, s]), 4, 3) for s in range(4)]
     assert np.allclose(sum(2**-bits for bits in each), 1)
 
 
 def test_text_that_repeats_is_told_by_as_many_symbols_as_it_takes():
     train, held = torch.tensor([0, 0, 1] * 500), torch.tensor([0, 0, 1] * 20)
-    bits = counted_bits(train, held, 2, 2)
+    bits = witten_bell_bits(train, held, 2, 2)
     assert 0.9 < bits[0] < 0.93  # of two thirds and one third
     assert 0.6 < bits[1] < 0.7  # after 1 comes 0; after 0, either
     assert bits[2] < 0.01
@@ -63,7 +63,7 @@ def test_text_that_repeats_is_told_by_as_many_symbols_as_it_takes():
 
 def test_text_without_rule_has_no_fewer_bits_than_it_can_have():
     train, held = (torch.randint(27, (3000,), generator=torch.Generator().manual_seed(s)) for s in (0, 1))
-    bits = counted_bits(train, held, 27, 6)
+    bits = witten_bell_bits(train, held, 27, 6)
     assert bits.min() > math.log2(27) - 0.05
     assert bits[6] < 2 * bits[0]  # contexts seen once deceive, but not without bound
 
@@ -79,9 +79,9 @@ def test_text_without_rule_has_no_fewer_bits_than_it_can_have():
 )
 def test_contexts_too_long_are_refused(sizes, n_symbols, longest, message):
     with pytest.raises(ValueError, match=message):
-        counted_bits(*(torch.zeros(n, dtype=torch.uint8) for n in sizes), n_symbols, longest)
+        witten_bell_bits(*(torch.zeros(n, dtype=torch.uint8) for n in sizes), n_symbols, longest)
 
 
 def test_longest_contexts_that_have_a_number_are_told_apart():
     train = torch.tensor([26] * 13 + [25] + [26] * 12 + [24], dtype=torch.uint8)
-    assert np.isfinite(counted_bits(train, train, 27, 12)).all()
+    assert np.isfinite(witten_bell_bits(train, train, 27, 12)).all()

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ts_helpers import figures
+from ts_helpers.book import figures
 
 
 def test_slider_links_handle_and_figures_without_a_kernel():

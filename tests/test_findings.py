@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ts_helpers import findings
-from ts_helpers.records import Kept
+from ts_helpers.book import findings
+from ts_helpers.book.records import Kept
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from ts_helpers.cells import unroll
+from ts_helpers.cells import GatedCell, LeakyRNNCell, RNNCell, unroll
+from ts_helpers.engine.gated import gated_recurrence
 from ts_helpers.ensembles import train
-from ts_helpers.gated import GatedCell, LeakyCell, RNNCell, gated_recurrence
 from ts_helpers.timescales import Direct, Gate, LogTau
 
 NAMES = ("x", "U", "W", "b", "U_g", "W_g", "b_g", "h")
@@ -22,7 +22,7 @@ def cell_of(kind="gated", input_size=2, hidden_size=4, dial=None, seed=0):
         cell = RNNCell(input_size, hidden_size, generator=generator)
     elif kind.startswith("leaky"):
         alpha = 0.3 if kind == "leaky" else torch.linspace(0.1, 0.9, hidden_size)
-        cell = LeakyCell(input_size, hidden_size, alpha, dial or Gate(), generator=generator)
+        cell = LeakyRNNCell(input_size, hidden_size, alpha, dial or Gate(), generator=generator)
     else:
         cell = GatedCell(input_size, hidden_size, shared=kind == "shared gate", generator=generator)
     return cell.double()
@@ -283,10 +283,10 @@ def test_alpha_moves_only_when_trainable(kind, trainable):
     [
         (lambda g: RNNCell(0, 3, generator=g), "sizes must be 1 or more, got input_size=0, hidden_size=3"),
         (lambda g: GatedCell(2, 0, generator=g), "sizes must be 1 or more, got input_size=2, hidden_size=0"),
-        (lambda g: LeakyCell(2, 0, 0.1, Gate(), generator=g), "sizes must be 1 or more, got input_size=2"),
-        (lambda g: LeakyCell(2, 3, 1.0, Gate(), generator=g), r"alpha of a Gate dial must lie in \(0, 1\), got 1"),
+        (lambda g: LeakyRNNCell(2, 0, 0.1, Gate(), generator=g), "sizes must be 1 or more, got input_size=2"),
+        (lambda g: LeakyRNNCell(2, 3, 1.0, Gate(), generator=g), r"alpha of a Gate dial must lie in \(0, 1\), got 1"),
         (
-            lambda g: LeakyCell(2, 3, torch.ones(2) / 2, Gate(), generator=g),
+            lambda g: LeakyRNNCell(2, 3, torch.ones(2) / 2, Gate(), generator=g),
             r"alpha must be a number or one for each of 3 units, got \(2,\)",
         ),
     ],

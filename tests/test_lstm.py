@@ -1,6 +1,6 @@
 import torch
 
-from ts_helpers.lstm import LSTMNetwork
+from ts_helpers.papers.tallec2018.lstm import LSTMNetwork
 
 
 def network_of(seed=0, units=7):

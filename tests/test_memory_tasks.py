@@ -9,11 +9,10 @@ import torch
 import xarray as xr
 from torch.nn.functional import mse_loss
 
-from ts_helpers.aru import generator_of
-from ts_helpers.chrono import chrono_init_
+from ts_helpers.book.parameters import torch_device
 from ts_helpers.datasets.copying import ADDING_MEMORYLESS, DUMMY, adding, copying, memoryless
-from ts_helpers.lstm import LSTMNetwork
-from ts_helpers.memory_tasks import (
+from ts_helpers.papers.tallec2018.lstm import LSTMNetwork
+from ts_helpers.papers.tallec2018.memory_tasks import (
     TASKS,
     _side_by_side,
     at_end,
@@ -26,8 +25,9 @@ from ts_helpers.memory_tasks import (
     standard,
     steps_taken,
 )
-from ts_helpers.settings import torch_device
+from ts_helpers.seeding import generator_of
 from ts_helpers.streams import Course
+from ts_helpers.timescales import chrono_init_
 
 STARTS = {"standard": standard, "chrono": chrono(20)}
 

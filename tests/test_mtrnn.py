@@ -3,16 +3,17 @@ import pytest
 import torch
 import xarray as xr
 
-from ts_helpers import mtrnn
+from ts_helpers.book.claims import judge, read_claims
 from ts_helpers.cells import unroll
-from ts_helpers.claims import judge, read_claims
 from ts_helpers.datasets.sines import sums_of_sines
 from ts_helpers.ensembles import train
-from ts_helpers.mtrnn import (
+from ts_helpers.papers import benureau2018
+from ts_helpers.papers.benureau2018 import (
     ALPHA,
     SETTINGS,
     Choices,
     at_end,
+    closed_loop_error,
     errors,
     experiment,
     mean_loss,
@@ -23,7 +24,6 @@ from ts_helpers.mtrnn import (
     summed_loss,
     time_constants,
 )
-from ts_helpers.prediction import closed_loop_error
 
 X = sums_of_sines(n_steps=12)
 SMALL = Choices(units=3)
@@ -141,7 +141,9 @@ def test_every_choice_learns(update, dial, loss):
 
 def test_choices_reach_the_training(monkeypatch):
     seen = []
-    monkeypatch.setattr(mtrnn, "train", lambda *words, **options: seen.append(options) or train(*words, **options))
+    monkeypatch.setattr(
+        benureau2018, "train", lambda *words, **options: seen.append(options) or train(*words, **options)
+    )
     for change in (dict(), dict(dial="projection"), dict(loss="sum")):
         tried(["learn 8"], choices=Choices(units=3, **change), epochs=1)
     assert [options["floors"] for options in seen] == [None, {ALPHA: [1.0, 1.0]}, None]
@@ -156,7 +158,7 @@ def test_only_networks_without_clamp_have_no_floor(name):
 
 
 def test_network_that_diverged_has_no_error_from_then_on(monkeypatch):
-    monkeypatch.setattr(mtrnn, "summed_loss", lambda net, x: mean_loss(net, x) * torch.nan)
+    monkeypatch.setattr(benureau2018, "summed_loss", lambda net, x: mean_loss(net, x) * torch.nan)
     made = tried(choices=Choices(units=3, loss="sum"))
     assert (made.diverged == 0).all()
     assert made.closed.isnull().all()

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.cells import LeakyCell
-from ts_helpers.datasets.oscillator import ring_oscillation, ring_teacher, ring_weights
-from ts_helpers.online import OnlineLearner
+from ts_helpers.cells import CTRNNCell
+from ts_helpers.datasets.ring import ring_oscillation, ring_teacher, ring_weights
+from ts_helpers.papers.matsuki2018 import OnlineLearner
 from ts_helpers.timescales import LogTau
 
 DT, ETA_W, ETA_T, ETA_U = 0.01, 0.1, 0.01, 0.01
@@ -68,7 +68,7 @@ def test_learner_equals_numpy_transcription(update, nudge):
 def test_step_without_teacher_equals_the_leaky_cell():
     W, tau, u, _ = random_networks(networks=1)
     learner = OnlineLearner(W, tau, u, dt=DT)
-    cell = LeakyCell(0, 3, 0.5, LogTau(DT), generator=torch.Generator()).double()
+    cell = CTRNNCell(0, 3, 0.5, LogTau(DT), generator=torch.Generator()).double()
     cell.alpha = DT / tau[:, 0]
     with torch.no_grad():
         cell.W.copy_(W[..., 0])

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ts_helpers import overview
-from ts_helpers.claims import Claim, Criterion, Quantity, judge, read_claims
+from ts_helpers.book import forest_plot
+from ts_helpers.book.claims import Claim, Criterion, Quantity, judge, read_claims
 
 CRITERIA = [
     ">= 0.9",
@@ -34,7 +34,7 @@ def test_place_is_positive_exactly_where_the_criterion_holds(text, share):
     criterion = Criterion(text)
     values = np.linspace(0, 1, 1001) if share else np.concatenate([np.linspace(-5, 5, 10001), [-1e6, 1e6]])
     for value in values:
-        place = overview.place(value, criterion, share)
+        place = forest_plot.place(value, criterion, share)
         assert -1 <= place <= 1
         if place != 0:
             assert (place > 0) == criterion.holds(value, value)
@@ -42,7 +42,7 @@ def test_place_is_positive_exactly_where_the_criterion_holds(text, share):
 
 @pytest.mark.parametrize(("text", "direction"), [(">= 1.1", 1), ("<= 0.5", -1), (">= -0.2", 1)])
 def test_place_rises_towards_the_claim(text, direction):
-    places = [overview.place(value, Criterion(text), False) for value in np.linspace(-3, 30, 500)[::direction]]
+    places = [forest_plot.place(value, Criterion(text), False) for value in np.linspace(-3, 30, 500)[::direction]]
     assert all(one <= other for one, other in itertools.pairwise(places))
 
 
@@ -58,7 +58,7 @@ def test_place_rises_towards_the_claim(text, direction):
     ],
 )  # fmt: skip
 def test_place_is_where_the_caption_says(value, text, share, place):
-    assert overview.place(value, Criterion(text), share) == pytest.approx(place)
+    assert forest_plot.place(value, Criterion(text), share) == pytest.approx(place)
 
 
 def test_span_lies_on_one_side_exactly_where_the_interval_decides():
@@ -69,7 +69,7 @@ def test_span_lies_on_one_side_exactly_where_the_interval_decides():
         for shift in np.linspace(-1, 1, 11):
             claim = claim_of("X1", text)
             [measured] = finding_of(claim, edge + shift + 0.1 * generator.standard_normal(20)).measured
-            _, low, high = overview.span(measured, claim.quantities[0])
+            _, low, high = forest_plot.span(measured, claim.quantities[0])
             assert measured.holds == (True if low >= 0 else False if high < 0 else None)
             seen.add(measured.holds)
     assert seen == {True, False, None}
@@ -77,7 +77,7 @@ def test_span_lies_on_one_side_exactly_where_the_interval_decides():
 
 def test_span_reaches_the_best_where_an_interval_holds_the_middle_of_a_range():
     claim = claim_of("X1", "in [0, 1]")
-    estimate, low, high = overview.span(finding_of(claim, [0.2, 0.3, 0.7]).measured[0], claim.quantities[0])
+    estimate, low, high = forest_plot.span(finding_of(claim, [0.2, 0.3, 0.7]).measured[0], claim.quantities[0])
     assert (estimate, low, high) == pytest.approx((0.6, 0.4, 1))
 
 
@@ -88,7 +88,7 @@ def words(fig):
 def test_figure_names_every_claim_and_quantity_and_says_where_there_is_no_value():
     early, wild, told = claim_of("X1", ">= 0.9", quantities=2), claim_of("X2", ">= 0.9"), claim_of("X3", ">= 0.9")
     papers = {"X. Doe": [(early, None), (wild, finding_of(wild, [np.nan])), (told, finding_of(told, [1.0, 2.0]))]}
-    found = words(overview.draw(papers))
+    found = words(forest_plot.draw(papers))
     assert [found.count(word) for word in ("X1", "X2", "X3", "q0", "q1", "not run yet", "no value")] == [
         1,
         1,
@@ -101,27 +101,29 @@ def test_figure_names_every_claim_and_quantity_and_says_where_there_is_no_value(
 
 
 def test_figure_draws_each_verdict_in_its_own_colour_and_mark():
-    looks = overview.LOOKS.values()
+    looks = forest_plot.LOOKS.values()
     assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 4
     for value, verdict in ((2.0, "reproduced"), (0.0, "not reproduced")):
         claim = claim_of("X1", ">= 0.9")
-        fig = overview.draw({"X. Doe": [(claim, finding_of(claim, [value] * 3))]})
-        marks = [line for ax in fig.axes for line in ax.lines if line.get_marker() == overview.LOOKS[verdict]["marker"]]
-        assert [line.get_color() for line in marks] == [overview.LOOKS[verdict]["color"]]
+        fig = forest_plot.draw({"X. Doe": [(claim, finding_of(claim, [value] * 3))]})
+        marks = [
+            line for ax in fig.axes for line in ax.lines if line.get_marker() == forest_plot.LOOKS[verdict]["marker"]
+        ]
+        assert [line.get_color() for line in marks] == [forest_plot.LOOKS[verdict]["color"]]
 
 
 def test_papers_are_in_two_columns_in_order_and_whole():
     claims = [claim_of(f"X{n}", ">= 1") for n in range(10)]
     papers = {title: [(claim, None) for claim in claims[:size]] for title, size in dict(A=4, B=3, C=8, D=1).items()}
-    assert [list(column) for column in overview.halves(papers)] == [["A", "B"], ["C", "D"]]
-    assert overview.halves({"A": papers["A"]}) != [{}, {}]
+    assert [list(column) for column in forest_plot.halves(papers)] == [["A", "B"], ["C", "D"]]
+    assert forest_plot.halves({"A": papers["A"]}) != [{}, {}]
 
 
 def test_figure_is_the_same_letter_for_letter_and_says_when_it_shows_no_result():
     claims = [claim for claim in read_claims().values() if claim.id in ("A2", "B2b")]
     values = np.tile([0.0, 1.0], 50)
     svgs = [
-        overview.svg({"A": [(claim, finding_of(claim, values, scale)) for claim in claims]})
+        forest_plot.svg({"A": [(claim, finding_of(claim, values, scale)) for claim in claims]})
         for scale in ("book", "book", "smoke")
     ]
     assert svgs[0] == svgs[1]

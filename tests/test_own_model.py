@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 import torch
 
-from ts_helpers.run import Job
+from ts_helpers.book.run import Job
 
 CELLS = [c for c in Job("synthesis/your-own-model").notebook.cells if c.cell_type == "code"]
 BOOK = [c.source for c in CELLS if c.metadata.get("tags")]

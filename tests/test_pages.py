@@ -5,9 +5,9 @@ import re
 import pytest
 import xarray as xr
 
-from ts_helpers import pages
-from ts_helpers.claims import judge, read_claims
-from ts_helpers.records import Record
+from ts_helpers.book import pages
+from ts_helpers.book.claims import judge, read_claims
+from ts_helpers.book.records import Record
 
 CLAIMS = read_claims()
 README = pages.README.read_text()

@@ -4,7 +4,7 @@ import torch
 
 from ts_helpers.cells import MTRNNCell
 from ts_helpers.datasets.sines import sums_of_sines
-from ts_helpers.prediction import NextStep, closed_loop_error
+from ts_helpers.papers.benureau2018 import NextStep, closed_loop_error
 from ts_helpers.timescales import Clamped
 
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ts_helpers import progress as module
+import ts_helpers.progress as module
 from ts_helpers.progress import announce, progress
 
 

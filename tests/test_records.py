@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ts_helpers.claims import Finding, Measured
-from ts_helpers.places import record_folder
-from ts_helpers.records import FILES, Recorder, keep, kept, load
+from ts_helpers.book.claims import Finding, Measured
+from ts_helpers.book.paths import record_folder
+from ts_helpers.book.records import FILES, Recorder, keep, kept, load
 
 FINDING = Finding(
     "X1", "book", "partly", (Measured("a", 0.5, 0.4, 0.6, 100, None), Measured("b", None, None, None, 3, None))
@@ -108,7 +108,7 @@ def test_findings_of_the_kept_run_come_back_apart_from_those_of_this_one(recorde
 @pytest.fixture
 def paper(recorder, tmp_path, monkeypatch):
     """The folder of a record at scale paper, and an empty folder for what is kept."""
-    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
     recorder.scale = "paper"
     return recorder.save(results(), [FINDING])
 
@@ -148,7 +148,7 @@ def arm_record(recorder, tmp_path, name, only, offset):
 
 
 def test_arms_run_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
     wide, narrow = (arm_record(recorder, tmp_path, name, i, 1.0 + i) for i, name in enumerate(("wide", "narrow")))
     keep(wide, narrow)
     new = arm_record(recorder, tmp_path, "wide", 0, 7.0)
@@ -200,7 +200,7 @@ def run_record(recorder, tmp_path, arm, run, offset, **settings):
 
 
 def test_runs_made_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
     keep(arm_record(recorder, tmp_path, "b", 1, 9.0))
     keep(run_record(recorder, tmp_path, "a", 2, 1.0), run_record(recorder, tmp_path, "a", 0, 2.0))
     keep(run_record(recorder, tmp_path, "a", 2, 3.0))  # makes way for itself, and leaves the other
@@ -215,7 +215,7 @@ def test_runs_made_one_at_a_time_are_kept_together(recorder, tmp_path, monkeypat
 
 
 def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
     recorder.scale, recorder.settings = "paper", {"n_seeds": 3}
     keep(recorder.save(results(5.0).expand_dims(arm=["a"]).assign_coords(arm=NAMED), []))
     whole = kept("doe2020/leak").provenance
@@ -228,7 +228,7 @@ def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path,
 
 
 def test_run_of_other_settings_replaces_nothing_and_all_runs_of_an_arm_do(recorder, tmp_path, monkeypatch):
-    monkeypatch.setattr("ts_helpers.places.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
     file = keep(*(run_record(recorder, tmp_path, "a", run, 1.0, n_steps=10) for run in (0, 1)))
     before = file.read_bytes()
     for how in ({"n_steps": 20}, {"lr": 0.1, "n_steps": 10}):
@@ -281,7 +281,7 @@ def test_keeping_that_is_cut_short_leaves_no_pair_taken_for_whole(paper, recorde
         target.write_bytes(source.read_bytes()[:100])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ts_helpers.records.shutil.copyfile", cut)
+    monkeypatch.setattr("ts_helpers.book.records.shutil.copyfile", cut)
     with pytest.raises(KeyboardInterrupt):
         keep(new)
     with pytest.raises(ValueError, match="do not belong together"):

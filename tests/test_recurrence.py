@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.recurrence import applies_to, leaky_recurrence
+from ts_helpers.engine.recurrence import applies_to, leaky_recurrence
 
 NAMES = ("x", "U", "W", "b", "alpha", "h")
 

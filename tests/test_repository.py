@@ -6,8 +6,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from ts_helpers.claims import read_claims
-from ts_helpers.run import Job, find
+from ts_helpers.book.claims import read_claims
+from ts_helpers.book.run import Job, find
 
 CHAPTERS = find([])
 SECTIONS = ["Parameters", "Departures", "Exercises"]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ts_helpers.settings import read_parameters, read_value, resolve, torch_device
+from ts_helpers.book.parameters import read_parameters, read_value, resolve, torch_device
 
 CELL = """scale = "book"  # one of smoke, book, paper; size of the experiment
 seed = 0        # int in [0, inf); seeds every random draw

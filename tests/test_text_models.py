@@ -7,10 +7,17 @@ from scipy.stats import kstest
 from torch import nn
 from torch.func import functional_call
 
-from ts_helpers import streams, text_models
-from ts_helpers.cells import unroll
-from ts_helpers.gated import GatedCell
-from ts_helpers.text_models import BatchNormLSTM, LSTMState, Reader, RecurrentHighway, apart, following
+from ts_helpers import streams
+from ts_helpers.cells import GatedCell, unroll
+from ts_helpers.papers.tallec2018 import text_models
+from ts_helpers.papers.tallec2018.text_models import (
+    BatchNormLSTM,
+    LSTMState,
+    Reader,
+    RecurrentHighway,
+    apart,
+    following,
+)
 
 BOTH = pytest.mark.parametrize("make", [BatchNormLSTM, RecurrentHighway], ids=["LSTM", "highway"])
 NORMS = ("norm_h", "norm_x", "norm_u")

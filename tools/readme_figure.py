@@ -2,9 +2,9 @@
 
 import matplotlib.pyplot as plt
 
-from ts_helpers import figures
-from ts_helpers.places import ROOT, record_folder
-from ts_helpers.records import load
+from ts_helpers.book import figures
+from ts_helpers.book.paths import ROOT, record_folder
+from ts_helpers.book.records import load
 
 record = load(record_folder("matsuki2018/gradient-of-tau"))
 tau = record.results["tau"].values

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ts_helpers.recurrence import applies_to, aru_network, aru_recurrence, leaky_recurrence
+from ts_helpers.engine.gated import gated_recurrence, leaky_rnn_recurrence
+from ts_helpers.engine.recurrence import applies_to, aru_network, aru_recurrence, leaky_recurrence
 from ts_helpers.timescales import Dial, set_dial
 
 
@@ -51,7 +52,7 @@ class HasOutputs(HasSequence, Protocol):
         """Map x (time, batch, input) and the state before the first step to V a + c for each activity a."""
 
 
-class LeakyCell(nn.Module):
+class CTRNNCell(nn.Module):
     r"""Continuous-time neurons, each with its own time constant, stepped by forward Euler.
 
     .. math::
@@ -408,6 +409,210 @@ class ARUStack(nn.Module):
         """Map x (time, batch, input) and the state before the first step to V r + c after each step."""
         I, r = state.chunk(2, -1)  # noqa: E741
         return aru_network(x, *self.weights(), I, r, V, c, f=self.lower.f)
+
+
+class RNNCell(nn.Module):
+    r"""Units that take over what they hear.
+
+    .. math:: h_t = \tanh(U x_t + W h_{t-1} + b)
+
+    Source: Tallec & Ollivier (2018), Eq. 2, where the new state is :math:`h_{t+1}`. The text gives no initial weights;
+    these are those of `torch.nn.RNN`.
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        generator: draws U, W and b, uniform within ``1 / sqrt(hidden_size)`` of 0.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
+        self.U, self.W, self.b = _draw(hidden_size, input_size, hidden_size, generator)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, hidden) to the next h."""
+        return torch.tanh(F.linear(x, self.U, self.b) + F.linear(h, self.W))
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return zeros (batch, hidden) for an input x (batch, input)."""
+        return x.new_zeros(len(x), len(self.W))
+
+    def applies_to(self, x: Tensor) -> bool:
+        """True where `sequence` can take the place of a loop."""
+        return applies_to(x)
+
+    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
+        return leaky_rnn_recurrence(x, self.U, self.W, self.b, torch.ones_like(self.b), h)
+
+
+class LeakyRNNCell(RNNCell):
+    r"""Units that take over a part of what they hear.
+
+    .. math:: h_t = (1 - \alpha) \odot h_{t-1} + \alpha \odot \tanh(U x_t + W h_{t-1} + b)
+
+    The units of `CTRNNCell` have their tanh elsewhere: they hear each other through it.
+
+    Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha; their experiments have one a unit (Section 3).
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        alpha: initial leak rate: a number, shared by all units, or a tensor (hidden,), one a unit.
+        dial: where alpha comes from, see `ts_helpers.timescales`.
+        generator: draws the weights, see `RNNCell`.
+
+    Raises:
+        ValueError: a size is below 1, alpha has another shape or lies outside the dial's limits.
+    """
+
+    alpha: Any  # reads as a Tensor; a number can be assigned too
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        alpha: float | Tensor,
+        dial: Dial,
+        *,
+        generator: torch.Generator,
+    ):
+        super().__init__(input_size, hidden_size, generator=generator)
+        value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
+        if value.shape not in ((), (hidden_size,)):
+            raise ValueError(f"alpha must be a number or one for each of {hidden_size} units, got {tuple(value.shape)}")
+        self.alpha = nn.Parameter(value.clone())
+        set_dial(self, "alpha", dial)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, hidden) to the next h."""
+        return (1 - self.alpha) * h + self.alpha * super().forward(x, h)
+
+    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
+        return leaky_rnn_recurrence(x, self.U, self.W, self.b, self.alpha.expand_as(self.b), h)
+
+
+class GatedCell(RNNCell):
+    r"""Units whose leak is a gate, opened and closed by what the network hears.
+
+    .. math::
+        g_t &= \sigma(U_g x_t + W_g h_{t-1} + b_g) \\
+        h_t &= (1 - g_t) \odot h_{t-1} + g_t \odot \tanh(U x_t + W h_{t-1} + b)
+
+    Source: Tallec & Ollivier (2018), Eqs. 9 and 10, one gate a unit, as in their experiments; ``shared`` makes it
+    Eq. 8. The gates' bias, drawn as the other weights are, is what their Section 2 sets by the range of time scales.
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        shared: one gate for all units, in the place of one a unit.
+        generator: draws the weights and then the gates' weights, see `RNNCell`.
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: torch.Generator):
+        super().__init__(input_size, hidden_size, generator=generator)
+        self.U_g, self.W_g, self.b_g = _draw(1 if shared else hidden_size, input_size, hidden_size, generator)
+
+    def gate(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the gates (..., gates) for inputs x (..., input) and the states h (..., hidden) before."""
+        return torch.sigmoid(F.linear(x, self.U_g, self.b_g) + F.linear(h, self.W_g))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, hidden) to the next h."""
+        g = self.gate(x, h)
+        return (1 - g) * h + g * super().forward(x, h)
+
+    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
+        return gated_recurrence(x, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g, h)
+
+
+def _draw(rows: int, input_size: int, hidden_size: int, generator: torch.Generator) -> list[nn.Parameter]:
+    """Return weights from the input and from the units, and a bias, for so many units or gates."""
+    shapes, width = ((rows, input_size), (rows, hidden_size), (rows,)), hidden_size**-0.5
+    return [nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * width) for shape in shapes]
+
+
+class GRU(nn.Module):
+    r"""A gated recurrent unit with the parameters of torch's own `GRUCell`, and a learned initial state.
+
+    .. math::
+        g &= \sigma(U_g x_t + W_g h_{t-1} + b_g), \quad z = \sigma(U_z x_t + W_z h_{t-1} + b_z) \\
+        n &= \tanh\big(U_n x_t + b_n + g \odot (W_n h_{t-1} + c_n)\big), \quad h_t = (1 - z) \odot n + z \odot h_{t-1}
+
+    Written out, because `torch.func.vmap` cannot go into torch's.
+
+    Args:
+        input_size: features of ``x_t``.
+        hidden_size: units.
+        generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
+        super().__init__()
+        self.gru = nn.GRUCell(input_size, hidden_size)
+        with torch.no_grad():
+            for p in self.gru.parameters():
+                p.uniform_(-(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
+        self.start = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Map x (batch, input) and h (batch, hidden) to the next h."""
+        from_x = F.linear(x, self.gru.weight_ih, self.gru.bias_ih).chunk(3, -1)
+        from_h = F.linear(h, self.gru.weight_hh, self.gru.bias_hh).chunk(3, -1)
+        g, z = torch.sigmoid(from_x[0] + from_h[0]), torch.sigmoid(from_x[1] + from_h[1])
+        n = torch.tanh(from_x[2] + g * from_h[2])
+        return n + z * (h - n)
+
+    def initial_state(self, x: Tensor) -> Tensor:
+        """Return the learned state (batch, hidden) for an input x (batch, input)."""
+        return self.start.expand(len(x), -1)
+
+
+class Network(nn.Module):
+    r"""A cell, or two stacked, with a linear read-out of the first units.
+
+    .. math:: y_t = V r_t + c
+
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1.
+
+    Args:
+        cell: what is unrolled.
+        units: of the cell.
+        read: how many of them are read, the first ones; None for all.
+        features: of the output.
+        scale: of the weights.
+        generator: draws V and c, uniform within ``scale / sqrt(read + 1)`` of 0.
+    """
+
+    def __init__(
+        self,
+        cell: ARUCell | ARUStack | GRU,
+        units: int,
+        features: int,
+        *,
+        read: int | None = None,
+        scale: float = 1.0,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        self.cell, self.unread = cell, units - (read or units)
+        width = scale / ((read or units) + 1) ** 0.5
+        self.V = nn.Parameter((2 * torch.rand(features, read or units, generator=generator) - 1) * width)
+        self.c = nn.Parameter((2 * torch.rand(features, generator=generator) - 1) * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (time, batch, input) to y (time, batch, features)."""
+        return unroll(self.cell, x, read_out=(F.pad(self.V, (0, self.unread)), self.c))
 
 
 def unroll(

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from ts_helpers.optimizers import Plateau, adam
-from ts_helpers.places import ROOT
 from ts_helpers.progress import progress
 
 Measure = Callable[..., Tensor]
@@ -304,7 +303,7 @@ class _Run:
             digest.update(repr((tensor.shape, tensor.dtype)).encode() + tensor.cpu().contiguous().numpy().tobytes())
         for function in (self.loss, *looks.watch.values()):
             digest.update(inspect.getsource(function).encode())
-        for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
+        for path in sorted(Path(__file__).parent.rglob("*.py")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 

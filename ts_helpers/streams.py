@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ts_helpers.places import ROOT
 from ts_helpers.progress import progress
 
 Loss = Callable[..., Tensor]
@@ -274,7 +273,7 @@ def _digest(settings: tuple[str, str], network: nn.Module, batch: Sequence[Tenso
     digest = hashlib.sha256(repr(settings).encode())
     for tensor in (*network.state_dict().values(), *batch, *held):
         digest.update(repr((tensor.shape, tensor.dtype)).encode() + tensor.cpu().contiguous().numpy().tobytes())
-    for path in sorted((ROOT / "ts_helpers").rglob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers.places import data_folder
+from ts_helpers.book.paths import data_folder
 
 CLASSES = 10  # of every source; guessing one at random is right for a tenth of the images
 HELD = 6  # one image in so many is drawn to be held out

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers.places import data_folder
+from ts_helpers.book.paths import data_folder
 
 ALPHABET = " " + string.ascii_lowercase
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -7,94 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
-from ts_helpers.cells import ARUCell, ARUStack, unroll
+from ts_helpers.cells import ARUCell, Network
 from ts_helpers.datasets.teachers import smoothed_noise
 from ts_helpers.ensembles import History, train
+from ts_helpers.seeding import generator_of
 from ts_helpers.timescales import Direct, raw_name
 
 LR, BATCH = 1e-3, 20  # of Adam, "Simulations"; the size of a minibatch is open there
 ALPHAS = tuple(raw_name(f"cell.{name}") for name in ("alpha_s", "alpha_r"))
 Activation = Callable[[Tensor], Tensor]
-
-
-class GRU(nn.Module):
-    r"""A gated recurrent unit with the parameters of torch's own `GRUCell`, and a learned initial state.
-
-    .. math::
-        g &= \sigma(U_g x_t + W_g h_{t-1} + b_g), \quad z = \sigma(U_z x_t + W_z h_{t-1} + b_z) \\
-        n &= \tanh\big(U_n x_t + b_n + g \odot (W_n h_{t-1} + c_n)\big), \quad h_t = (1 - z) \odot n + z \odot h_{t-1}
-
-    Written out, because `torch.func.vmap` cannot go into torch's.
-
-    Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
-        generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
-    """
-
-    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
-        super().__init__()
-        self.gru = nn.GRUCell(input_size, hidden_size)
-        with torch.no_grad():
-            for p in self.gru.parameters():
-                p.uniform_(-(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
-        self.start = nn.Parameter(torch.zeros(hidden_size))
-
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Map x (batch, input) and h (batch, hidden) to the next h."""
-        from_x = nn.functional.linear(x, self.gru.weight_ih, self.gru.bias_ih).chunk(3, -1)
-        from_h = nn.functional.linear(h, self.gru.weight_hh, self.gru.bias_hh).chunk(3, -1)
-        g, z = torch.sigmoid(from_x[0] + from_h[0]), torch.sigmoid(from_x[1] + from_h[1])
-        n = torch.tanh(from_x[2] + g * from_h[2])
-        return n + z * (h - n)
-
-    def initial_state(self, x: Tensor) -> Tensor:
-        """Return the learned state (batch, hidden) for an input x (batch, input)."""
-        return self.start.expand(len(x), -1)
-
-
-class Network(nn.Module):
-    r"""A cell, or two stacked, with a linear read-out of the first units.
-
-    .. math:: y_t = V r_t + c
-
-    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1.
-
-    Args:
-        cell: what is unrolled.
-        units: of the cell.
-        read: how many of them are read, the first ones; None for all.
-        features: of the output.
-        scale: of the weights.
-        generator: draws V and c, uniform within ``scale / sqrt(read + 1)`` of 0.
-    """
-
-    def __init__(
-        self,
-        cell: ARUCell | ARUStack | GRU,
-        units: int,
-        features: int,
-        *,
-        read: int | None = None,
-        scale: float = 1.0,
-        generator: torch.Generator,
-    ):
-        super().__init__()
-        self.cell, self.unread = cell, units - (read or units)
-        width = scale / ((read or units) + 1) ** 0.5
-        self.V = nn.Parameter((2 * torch.rand(features, read or units, generator=generator) - 1) * width)
-        self.c = nn.Parameter((2 * torch.rand(features, generator=generator) - 1) * width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (time, batch, input) to y (time, batch, features)."""
-        return unroll(self.cell, x, read_out=(nn.functional.pad(self.V, (0, self.unread)), self.c))
-
-
-def generator_of(*seed: int) -> torch.Generator:
-    """Return a generator for a path of seeds, independent of those of other paths."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
 def network(

@@ -7,9 +7,9 @@ one, as in `kernels`.
 import numba
 import numpy as np
 
-from ts_helpers import kernels
-from ts_helpers.kernels import ALONE, COMPILE, activate, add_product, slope_of
-from ts_helpers.vectors import FAST, LANES, each, gathered, product, products, scatter, turned
+from ts_helpers.engine import kernels
+from ts_helpers.engine.kernels import ALONE, COMPILE, activate, add_product, slope_of
+from ts_helpers.engine.vectors import FAST, LANES, each, gathered, product, products, scatter, turned
 
 FEWEST = 3  # networks; less go faster one by one
 LARGEST = 128  # units of a network; beyond, BLAS is faster

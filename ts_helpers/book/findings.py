@@ -7,7 +7,7 @@ import xarray as xr
 from myst_nb import glue
 from numpy.typing import ArrayLike
 
-from ts_helpers import claims, figures, records
+from ts_helpers.book import claims, figures, records
 
 Quantities = Callable[[xr.Dataset], Mapping[str, dict[str, ArrayLike]]]
 

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 
-def counted_bits(train: Tensor, held: Tensor, n_symbols: int, longest: int) -> np.ndarray:
+def witten_bell_bits(train: Tensor, held: Tensor, n_symbols: int, longest: int) -> np.ndarray:
     r"""Return the bits per symbol that are left when k symbols before it are known, for k = 0 to ``longest``.
 
     .. math::

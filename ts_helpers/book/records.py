@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import xarray as xr
 
-from ts_helpers.claims import Finding, Measured
-from ts_helpers.places import PACKAGES, ROOT, kept_files, record_folder, replace_folder
+from ts_helpers.book.claims import Finding, Measured
+from ts_helpers.book.paths import PACKAGES, ROOT, kept_files, record_folder, replace_folder
 
 FILES = ("results.nc", "claims.json", "provenance.json")
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more

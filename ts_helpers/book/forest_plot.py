@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ts_helpers import figures
-from ts_helpers.claims import Claim, Criterion, Finding, Measured, Quantity
+from ts_helpers.book import figures
+from ts_helpers.book.claims import Claim, Criterion, Finding, Measured, Quantity
 
 # Colour and mark of a verdict: the shape alone tells them apart too, in a grey print as well.
 LOOKS: dict[str, dict[str, Any]] = {

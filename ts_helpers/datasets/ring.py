@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ts_helpers.cells import LeakyCell, unroll
+from ts_helpers.cells import CTRNNCell, unroll
 from ts_helpers.timescales import LogTau
 
 
@@ -17,7 +17,7 @@ def ring_weights(w_s: float = 2.0, w_p: float = 3.0, w_n: float = -4.0) -> Tenso
     return w_s * torch.eye(3) + w_p * following + w_n * following.T
 
 
-def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float = 0.01) -> LeakyCell:
+def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float = 0.01) -> CTRNNCell:
     """Return the teacher, in double precision, with no input.
 
     Source: Matsuki & Shibata (2018), Section 3.1, Table 3.
@@ -29,14 +29,14 @@ def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float =
     Raises:
         ValueError: a time constant is not above ``dt / 2``, where forward Euler is unstable.
     """
-    teacher = LeakyCell(0, 3, 0.5, LogTau(dt), generator=torch.Generator()).double()
+    teacher = CTRNNCell(0, 3, 0.5, LogTau(dt), generator=torch.Generator()).double()
     teacher.alpha = dt / torch.tensor(tau, dtype=torch.float64)
     with torch.no_grad():
         teacher.W.copy_(ring_weights())
     return teacher.requires_grad_(False)
 
 
-def ring_oscillation(n_steps: int, teacher: LeakyCell) -> Tensor:
+def ring_oscillation(n_steps: int, teacher: CTRNNCell) -> Tensor:
     """Return what the teacher's neurons put out, (time, start, 3), from u = 1 at one neuron and 0 at the others.
 
     Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts: there is a sequence for

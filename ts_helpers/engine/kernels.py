@@ -9,13 +9,11 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-from ts_helpers.places import ROOT
-
 # numba keeps what it has compiled by the file it stands in, and would not see that a file it draws on has changed
 if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
     _TEXTS = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     _DIGEST = hashlib.sha256(b"".join(text for text in _TEXTS if b"numba" in text)).hexdigest()[:16]
-    numba.config.CACHE_DIR = str(ROOT / "_build" / "compiled" / _DIGEST)  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = str(Path(__file__).parents[2] / "_build" / "compiled" / _DIGEST)  # type: ignore[attr-defined]
 
 COMPILE: Any = dict(
     fastmath={"contract", "reassoc", "nsz", "arcp"},  # sums may be reordered; NaN and infinity stay what they are

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ts_helpers.kernels import COMPILE
+from ts_helpers.engine.kernels import COMPILE
 
 LANES = 8  # networks at a time
 FAST = ("contract",)  # a product and a sum may be one instruction

@@ -1,6 +1,6 @@
 """Pages made from the records: verdicts, assumptions, run times; and a check that prose says what was measured.
 
-    python -m ts_helpers.pages [--readme]
+    python -m ts_helpers.book.pages [--readme]
 
 It writes Markdown and a figure below ``_build/pages``, which pages of ``book/`` include, and exits 1 if a chapter or
 the README claims a verdict other than the recorded one. With ``--readme`` it writes the README's table of verdicts
@@ -12,11 +12,11 @@ import re
 import sys
 from pathlib import Path
 
-from ts_helpers import overview
-from ts_helpers.claims import Claim, Finding, read_claims
-from ts_helpers.places import ROOT, record_folder
-from ts_helpers.records import Record, load
-from ts_helpers.run import Job, find
+from ts_helpers.book import forest_plot
+from ts_helpers.book.claims import Claim, Finding, read_claims
+from ts_helpers.book.paths import ROOT, record_folder
+from ts_helpers.book.records import Record, load
+from ts_helpers.book.run import Job, find
 
 PAGES = ROOT / "_build" / "pages"
 PAPERS = {
@@ -72,11 +72,11 @@ def picture(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     for claim in (claim for mine in by_paper(claims).values() for claim in mine):
         finding = finding_of(claim, found)
         ids.setdefault(finding.verdict if finding else "not run yet", []).append(claim.id)
-    lists = "; ".join(f"{word}: {', '.join(ids[word])}" for word in (*overview.LOOKS, "not run yet") if word in ids)
+    lists = "; ".join(f"{word}: {', '.join(ids[word])}" for word in (*forest_plot.LOOKS, "not run yet") if word in ids)
     return (
         "```{figure} ../_build/pages/verdicts.svg\n:name: fig-verdicts\n"
         f":alt: Intervals of all quantities, each seen from the edge of its criterion, a row each; {lists}.\n\n"
-        f"{overview.CAPTION}\n```\n"
+        f"{forest_plot.CAPTION}\n```\n"
     )
 
 
@@ -229,7 +229,7 @@ def main() -> int:
     for name, page in made.items():
         Path(PAGES / f"{name}.md").write_text(page)
     groups = {title: [(c, finding_of(c, found)) for c in mine] for title, mine in by_paper(claims).items()}
-    Path(PAGES / "verdicts.svg").write_text(overview.svg(groups))
+    Path(PAGES / "verdicts.svg").write_text(forest_plot.svg(groups))
     for line in wrong:
         print(line, file=sys.stderr)
     return int(bool(wrong))

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from ts_helpers.places import CLAIMS
+from ts_helpers.book.paths import CLAIMS
 
 CONFIDENCE = 0.95
 STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}

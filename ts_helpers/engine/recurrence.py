@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers import kernels, lanes
-from ts_helpers.kernels import IDENTITY, RELU, SIGMOID, TANH
+from ts_helpers.engine import kernels, lanes
+from ts_helpers.engine.kernels import IDENTITY, RELU, SIGMOID, TANH
 
 _COMPILED: dict[Callable[[Tensor], Tensor], int] = {
     torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, torch.nn.functional.relu: RELU,

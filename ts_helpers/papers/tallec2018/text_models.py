@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers.chrono import chrono_init_
+from ts_helpers.timescales import chrono_init_
 
 AT_ONCE = 128  # windows; more do not fit into a small GPU with the paper's 2000 units
 

@@ -14,7 +14,7 @@ from llvmlite.binding import get_host_cpu_features
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ts_helpers.kernels import COMPILE, SIGMOID, TANH, activate
+from ts_helpers.engine.kernels import COMPILE, SIGMOID, TANH, activate
 
 VECTOR = 64 if get_host_cpu_features().get("avx512f") else 32  # bytes, of one register or of two half as wide
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from myst_nb import glue
 from numpy.typing import ArrayLike
 
-from ts_helpers.claims import Finding, read_claims
+from ts_helpers.book.claims import Finding, read_claims
 
 # From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
 # in lightness too, and paired with a dash, so that they survive a grey print.
@@ -27,7 +27,7 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 def use_style(scale: str) -> None:
     """Set matplotlib up for the book; at smoke scale every figure says that it shows no result."""
     plt.rcParams.update({
-        "figure.hooks": ["ts_helpers.figures:label_smoke"] if scale == "smoke" else [],
+        "figure.hooks": ["ts_helpers.book.figures:label_smoke"] if scale == "smoke" else [],
         "figure.figsize": (7, 3.2),
         "figure.dpi": 110,
         "figure.constrained_layout.use": True,

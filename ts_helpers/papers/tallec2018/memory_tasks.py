@@ -16,11 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers import figures, streams
-from ts_helpers.aru import generator_of
-from ts_helpers.chrono import chrono_init_, set_gate_bias_
+from ts_helpers import streams
+from ts_helpers.book import figures
 from ts_helpers.datasets import copying
-from ts_helpers.lstm import LSTMNetwork
+from ts_helpers.papers.tallec2018.lstm import LSTMNetwork
+from ts_helpers.seeding import generator_of
+from ts_helpers.timescales import chrono_init_, set_gate_bias_
 
 Start = Callable[[nn.LSTM, torch.Generator], None]
 HELD = 500  # sequences that losses are taken on

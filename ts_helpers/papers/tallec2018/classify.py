@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers.aru import generator_of
 from ts_helpers.datasets.pixels import Part
+from ts_helpers.seeding import generator_of
 from ts_helpers.streams import Batch
 
 AT_ONCE = 250  # sequences; the states of 10,000 images of 784 pixels at 512 units would take 16 GB

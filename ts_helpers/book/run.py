@@ -1,0 +1,383 @@
+"""Execute the book's notebooks: text in, executed notebook and record out, only what is out of date.
+
+    python -m ts_helpers.run [NOTEBOOK ...] [--scale S] [-p NAME VALUE ...] [--out DIR] [--jobs N] [--keep]
+                               [--check] [--list]
+
+A NOTEBOOK is a name such as matsuki2018/oscillator, or its file; without one, all are meant.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+import yaml
+from nbformat import NotebookNode
+
+from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
+from ts_helpers.book.paths import CLAIMS, NOTEBOOKS, PACKAGES, RESULTS, ROOT, replace_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook, with the parameters it is to run with and the places of what comes out."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    out: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """The text notebook."""
+        return NOTEBOOKS / f"{self.name}.md"
+
+    @property
+    def executed(self) -> Path:
+        """The executed notebook: beside its source, or below ``out``."""
+        return (self.out or NOTEBOOKS) / f"{self.name}.ipynb"
+
+    @property
+    def partial(self) -> Path:
+        """The notebook while it runs, and what stays of it when it fails."""
+        return self.executed.with_name(f".{self.executed.stem}.partial.ipynb")
+
+    @property
+    def record(self) -> Path:
+        """The folder of the notebook's record."""
+        return (self.out or ROOT / "_build" / "records") / self.name
+
+    @cached_property
+    def notebook(self) -> NotebookNode:
+        """The source as a notebook."""
+        return jupytext.read(self.source)
+
+    @cached_property
+    def declared(self) -> dict[str, Parameter]:
+        """What the notebook's parameters cell declares.
+
+        Raises:
+            ValueError: there is not exactly one such cell, or it breaks the grammar of `settings.Parameter`.
+        """
+        cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
+        if len(cells) != 1:
+            raise ValueError(f"{self.name} must have exactly one cell tagged parameters, it has {len(cells)}")
+        try:
+            return read_parameters(cells[0])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
+    def check_parameters(self) -> None:
+        """Refuse a parameter that is unknown or has a wrong value.
+
+        Raises:
+            ValueError: naming what would be valid.
+        """
+        for name, value in self.parameters.items():
+            if name not in self.declared:
+                raise ValueError(f"{self.name} has no parameter {name!r}; it has {', '.join(self.declared)}")
+            try:
+                self.declared[name].check(value)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One digest of all that decides the outputs: text, helpers, claims, package versions, parameters."""
+        code = [c.source for c in self.notebook.cells if c.cell_type == "code"]
+        claims = {k: c for k, c in yaml.safe_load(CLAIMS.read_text()).items() if c["chapter"] == self.name}
+        versions = {name: version(name) for name in PACKAGES}
+        parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
+        digest = hashlib.sha256(json.dumps([parameters, claims, versions], sort_keys=True).encode())
+        for path in [self.source, *helper_sources(code)]:
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        for name, value in self.parameters.items():
+            if self.declared[name].is_path and value:
+                digest.update(state_of(Path(value)))
+        for path in sorted((RESULTS / self.name).parent.glob("*.paper.*")):  # a chapter may draw on its paper's others
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def last(self) -> dict[str, Any]:
+        """What the last successful run left of itself: inputs, outputs, record, scale, seconds; or nothing."""
+        if not self.executed.exists():
+            return {}
+        try:
+            notebook = nbformat.read(self.executed, as_version=4)
+        except (OSError, ValueError, nbformat.reader.NotJSONError):
+            return {}
+        made = dict(notebook.metadata.get("ts", {}))
+        untouched = made.get("outputs") == outputs_digest(notebook) and made.get("record") == record_digest(self.record)
+        return made | {"untouched": untouched} if made else {}
+
+    def is_current(self) -> bool:
+        """True if the executed notebook and its record are what these inputs gave, untouched since.
+
+        A run for so many hours is never current: whoever asks for it again wants its trainings to go on.
+        """
+        if self.parameters.get("hours") is not None:
+            return False
+        last = self.last()
+        return bool(last) and last["untouched"] and last["inputs"] == self.fingerprint
+
+
+def state_of(path: Path) -> bytes:
+    """Return what a file holds; of a folder, which may hold much, when its files were last changed."""
+    if path.is_file():
+        return path.read_bytes()
+    files = [(file.name, file.stat()) for file in sorted(path.iterdir())]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]).encode()
+
+
+def helper_sources(code: list[str]) -> list[Path]:
+    """Return the files of ``ts_helpers`` that this code imports, directly or through one another."""
+    found: set[Path] = set()
+    todo = list(code)
+    while todo:
+        try:
+            nodes = list(ast.walk(ast.parse(todo.pop())))
+        except SyntaxError:  # a magic, or a mistake: let every helper count
+            return sorted((ROOT / "ts_helpers").rglob("*.py"))
+        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        for name in names:
+            if name.partition(".")[0] != "ts_helpers":
+                continue
+            parts = name.split(".")
+            stems = [ROOT.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+            for path in [f for stem in stems for f in (stem.with_suffix(".py"), stem / "__init__.py")]:
+                if path.is_file() and path not in found:
+                    found.add(path)
+                    todo.append(path.read_text())
+    return sorted(found)
+
+
+def outputs_digest(notebook: NotebookNode) -> str:
+    """Return a digest of what the reader would see."""
+    cells = [(c.source, c.get("outputs")) for c in notebook.cells]
+    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+
+
+def record_digest(record: Path) -> str:
+    """Return a digest of a record's folder; empty if there is none."""
+    files = sorted(f for f in record.glob("*") if f.is_file())
+    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest() if files else ""
+
+
+class Prefixed:
+    """A stream to which a notebook's progress goes as it runs, each line with the notebook's name before it."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def write(self, text: str) -> None:
+        """Pass the lines on to stderr."""
+        for line in text.splitlines():
+            print(f"            {self.name}  {line}", file=sys.stderr)
+
+    def flush(self) -> None:
+        """Flush stderr."""
+        sys.stderr.flush()
+
+
+def execute(job: Job) -> tuple[str, float]:
+    """Run one notebook in this process's own kernel; return what went wrong (nothing: "") and the seconds."""
+    start = time.perf_counter()
+    job.executed.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix="ts_records."))
+    os.environ["TS_RECORDS"] = str(staging)
+    changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
+    bar = {"desc": job.name, "unit": "cell", "leave": False, "disable": None}  # None: only on a terminal
+    try:
+        notebook = papermill.execute_notebook(
+            job.notebook,
+            job.partial,
+            parameters=changed,  # papermill shows what it sets: only what differs from the page's own cell
+            kernel_name="python3",
+            cwd=job.source.parent,
+            progress_bar=bar,
+            stderr_file=Prefixed(job.name),
+        )
+        for cell in notebook.cells:  # timings: they would make two equal runs differ
+            cell.metadata.pop("papermill", None)
+            cell.metadata.pop("execution", None)
+        for key in ("input_path", "output_path", "start_time", "end_time", "duration"):
+            notebook.metadata.papermill.pop(key, None)  # and this machine's paths: the book publishes the file
+        seconds = time.perf_counter() - start
+        if (staging / job.name).is_dir():
+            job.record.parent.mkdir(parents=True, exist_ok=True)
+            moved = Path(tempfile.mkdtemp(dir=job.record.parent, prefix=f".{job.record.name}."))
+            shutil.copytree(staging / job.name, moved, dirs_exist_ok=True)
+            replace_folder(moved, job.record)
+        notebook.metadata["ts"] = {
+            "source": job.source.relative_to(ROOT).as_posix(),
+            "inputs": job.fingerprint,
+            "outputs": outputs_digest(notebook),
+            "record": record_digest(job.record),
+            "scale": job.parameters.get("scale", job.declared["scale"].default),
+            "seconds": round(seconds, 1),
+        }
+        nbformat.write(notebook, job.partial)
+        os.replace(job.partial, job.executed)
+        return "", seconds
+    except papermill.PapermillExecutionError as error:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
+        return f"code cell {error.exec_count}: {plain}", time.perf_counter() - start
+    except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
+        return f"{type(error).__name__}: {error}", time.perf_counter() - start
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def execute_all(jobs: list[Job], workers: int) -> int:
+    """Run notebooks in processes of their own; return how many failed."""
+    environment = {
+        # absolute: the kernel starts in the notebook's folder
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        # glibc gives large arrays back to the system at once, and has their pages made anew a step of training later
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    }
+    failed = 0
+    with tempfile.TemporaryDirectory() as profile:
+        # a reader's own IPython profile must not change the results; nor need ipykernel log
+        config = Path(profile, "profile_default", "ipython_kernel_config.py")
+        config.parent.mkdir()
+        config.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n")
+        os.environ.update(environment | {"IPYTHONDIR": profile, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+        # processes, not threads: papermill changes the working directory of its whole process
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            running = {pool.submit(execute, job): job for job in jobs}
+            for done in as_completed(running):
+                job = running[done]
+                try:
+                    problem, seconds = done.result()
+                except BrokenProcessPool:
+                    problem, seconds = "its process was killed (out of memory?)", 0.0
+                if problem:
+                    failed += 1
+                    print(
+                        f"FAILED      {job.name}, {problem}\n            see {job.partial}", file=sys.stderr, flush=True
+                    )
+                else:
+                    print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
+    return failed
+
+
+def show(job: Job) -> str:
+    """Return what `--list` says of a notebook."""
+    last = job.last()
+    ran = f"last run {last['seconds']:g} s at scale {last['scale']}" if last else "not run yet"
+    lines = [f"{job.name}  ({ran})"]
+    for p in job.declared.values():
+        lines.append(f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}")
+    return "\n".join(lines)
+
+
+def find(names: list[str]) -> list[str]:
+    """Return the names of the notebooks meant; all of them if none is.
+
+    Raises:
+        ValueError: one is unknown, naming those there are.
+    """
+    files = [f.relative_to(NOTEBOOKS) for f in sorted(NOTEBOOKS.rglob("*.md"))]
+    known = [f.with_suffix("").as_posix() for f in files if not any(part.startswith(".") for part in f.parts)]
+    found = []
+    for name in names:
+        path = Path(name).resolve()
+        stem = path.relative_to(NOTEBOOKS).with_suffix("").as_posix() if path.is_relative_to(NOTEBOOKS) else name
+        if stem not in known:
+            raise ValueError(f"no notebook {name!r}; there are {', '.join(known)}")
+        found.append(stem)
+    return list(dict.fromkeys(found)) or known
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 if a notebook failed or is out of date, 2 if refused, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ts_helpers.run",
+        description="Execute the book's notebooks; those whose inputs have not changed are skipped.",
+    )
+    parser.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all"
+    )
+    parser.add_argument("--scale", choices=SCALES, help="the same as -p scale S; default: book")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="set a parameter"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
+    parser.add_argument(
+        "--keep", action="store_true", help="put the results below results/, for the book to show; scale paper only"
+    )
+    parser.add_argument("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
+    parser.add_argument("--list", action="store_true", help="list notebooks, parameters and last run times")
+    options = parser.parse_args(argv)
+    parameters = {name: read_value(value) for name, value in options.parameters}
+    if options.scale:
+        parameters["scale"] = options.scale
+    if options.keep and parameters.get("scale") != "paper":
+        parser.error(f"--keep needs --scale paper, got {parameters.get('scale', 'book')}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be 1 or more, got {options.jobs}")
+    if options.out and options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out must be a folder, got the file {options.out}")
+    out = options.out.resolve() if options.out else None
+    try:
+        jobs = [Job(name, dict(parameters), out) for name in find(options.notebooks)]
+        for job in jobs:
+            job.check_parameters()
+            for name, value in job.parameters.items():
+                if job.declared[name].is_path and value:  # the kernel starts in another folder
+                    job.parameters[name] = str(Path(value).resolve())
+        if options.list:
+            print("\n\n".join(show(job) for job in jobs))
+            return 0
+    except ValueError as error:
+        parser.error(str(error))
+    todo = []
+    for job in jobs:
+        if job.is_current():
+            print(f"up to date  {job.name}")
+        else:
+            todo.append(job)
+            last = job.last()
+            hint = f", last time {last['seconds']:g} s at scale {last['scale']}" if last else ""
+            print(f"{'OUT OF DATE' if options.check else 'to run     '} {job.name}{hint}", flush=True)
+    if options.check:
+        return int(bool(todo))
+    try:
+        failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
+    except KeyboardInterrupt:
+        print("interrupted: what had finished is kept, the rest is as it was", file=sys.stderr)
+        return 130
+    if options.keep and not failed:
+        from ts_helpers.book.records import keep  # here: it needs torch, which the rest of the runner starts without
+
+        for job in jobs:
+            print(f"kept        {keep(job.record).relative_to(ROOT)}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

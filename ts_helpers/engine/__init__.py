@@ -1,0 +1,1 @@
+"""Compiled recurrences; what is called from outside is in `recurrence` and `gated`."""

@@ -1,0 +1,1 @@
+"""What the chapters on Tallec & Ollivier (2018) share."""
