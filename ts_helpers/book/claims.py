@@ -1,7 +1,7 @@
 """Claims as data: a quantity over seeds, its 95 % interval, and the verdict that the criterion gives."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -232,3 +232,9 @@ def describe(estimate: float, low: float, high: float, statistic: str) -> str:
 def summary(values: ArrayLike, statistic: str) -> str:
     """Return estimate and interval of values, one a seed, for a reader; see `interval` and `describe`."""
     return describe(*interval(values, statistic), statistic)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ts_helpers.book import forest_plot
-from ts_helpers.book.claims import Claim, Finding, read_claims
+from ts_helpers.book.claims import Claim, Finding, read_claims, table
 from ts_helpers.book.paths import ROOT, record_folder
 from ts_helpers.book.records import Record, load
 from ts_helpers.book.run import Job, find
@@ -138,12 +138,6 @@ def times(names: list[str]) -> str:
         last = Job(name).last()
         rows.append([name, last["scale"], f"{last['seconds']:.0f}"] if last else [name, "not run yet", ""])
     return table(["notebook", "scale", "seconds"], rows)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def said(claim: Claim) -> list[str]:

@@ -1,0 +1,205 @@
+"""What every chapter does besides its experiment: set up, label, judge, save, and give numbers to its prose.
+
+What is drawn is in `figures`, what a claim asks for in `claims`, how a record is kept in `records`.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from IPython.display import Markdown
+from myst_nb import glue
+from numpy.typing import ArrayLike
+
+from ts_helpers.book import claims, figures, records
+from ts_helpers.book.parameters import resolve
+from ts_helpers.book.paths import checkpoint_folder
+
+Quantity = Callable[[xr.Dataset], ArrayLike]
+Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
+
+
+@dataclass
+class Found:
+    """Results and findings of a chapter.
+
+    Attributes:
+        runs: results by title, the recorded ones first, to be drawn side by side.
+        best: the results that the verdicts rest on, the recorded ones where there are any.
+        recorded: the recorded run, if there is one.
+        live: findings of this run.
+        archived: findings of the recorded run.
+    """
+
+    runs: dict[str, xr.Dataset]
+    best: xr.Dataset
+    recorded: records.Kept | None
+    live: list[claims.Finding]
+    archived: list[claims.Finding]
+
+    @property
+    def title(self) -> str:
+        """Return the title of the results that the verdicts rest on."""
+        return next(iter(self.runs))
+
+
+class Chapter:
+    """A notebook's run: its settings, and the record that is made of it.
+
+    Args:
+        name: ``<paper>/<idea>``.
+        parameters: the notebook's ``globals()``; has scale, seed, device and the parameters that the table names.
+        scales: the table of settings, by scale.
+        auto: what the device "auto" is where there is a GPU; "cpu" for what is faster there.
+
+    Attributes:
+        settings: of this run, as the scale has them or the parameters set them.
+        scale, seed, device, name: of this run.
+        checkpoints: folder from which an interrupted training goes on.
+
+    Raises:
+        ValueError: an unknown scale or device.
+    """
+
+    def __init__(
+        self, name: str, parameters: Mapping[str, Any], scales: dict[str, dict[str, Any]], *, auto: str = "cuda"
+    ):
+        self.name, self.scale, self.seed = name, parameters["scale"], parameters["seed"]
+        given = {key: parameters[key] for key in next(iter(scales.values())) if key in parameters}
+        self.settings: SimpleNamespace = resolve(self.scale, scales, **given)
+        self.device = torch_device(parameters["device"], auto)
+        self.recorder = records.Recorder(name, self.scale, self.seed, str(self.device), given, vars(self.settings))
+        self.checkpoints = checkpoint_folder(name, self.scale)
+        torch.set_num_threads(1)  # other notebooks run on the other cores
+        figures.use_style(self.scale)
+
+    def dataset(
+        self, variables: Mapping[str, tuple], coords: Mapping[str, tuple] | None = None, **attrs: Any
+    ) -> xr.Dataset:
+        """Return a labelled dataset; an entry is (dims, values, long_name) or (dims, values, long_name, units).
+
+        Without dims, whose names are separated by spaces, it has its own name's. Numbers without units have "1".
+        """
+        made = [{name: _labelled(name, *entry) for name, entry in each.items()} for each in (variables, coords or {})]
+        return xr.Dataset(made[0], made[1], attrs)
+
+    def judge(
+        self,
+        results: xr.Dataset,
+        size: Callable[[xr.Dataset], str],
+        quantities: Quantities | None = None,
+        stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "",
+    ) -> Found:
+        """Judge the chapter's claims on this run and on the recorded one, and give both to the prose.
+
+        Args:
+            results: of this run.
+            size: says how large a run was, for titles.
+            quantities: for each claim its quantities, functions of results that return one value a seed; a function
+                is called as the quantity is in ``book/claims.yml``, or named so.
+            stand_in: says of results and a claim, where it is not the paper's data that tests it, what that is.
+        """
+        recorded = records.kept(self.name)
+        runs = {f"this run: {size(results)}": results}
+        if recorded:
+            runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
+
+        def judged(results: xr.Dataset, scale: str) -> list[claims.Finding]:
+            return [
+                claims.judge(claim, values, scale, stand_in=stand_in(results, claim))
+                for claim, values in measured(results, quantities or {}).items()
+            ]
+
+        live = judged(results, self.scale)
+        archived = judged(recorded.results, "paper") if recorded else []
+        for finding in live:
+            figures.glue_finding(finding, "-live")
+        for finding in archived or live:
+            figures.glue_finding(finding)
+        self.glue(recorded=recorded.line() if recorded else "No paper-scale run is recorded.")
+        self.results = results
+        self.found = Found(runs, recorded.results if recorded else results, recorded, live, archived)
+        return self.found
+
+    def glue(self, spec: str = "", /, **numbers: Any) -> None:
+        """Give numbers or words to the prose; with a format, of each the median of its finite values."""
+        for name, value in numbers.items():
+            glue(name, median(value, spec) if spec else value, display=False)
+
+    def save(self, trained: float = 0.0, whole: bool = True) -> None:
+        """Save the record of what was judged, and remove the checkpoints.
+
+        Args:
+            trained: seconds that all trainings took, those of an earlier, interrupted run included.
+            whole: whether nothing is left to train; else the checkpoints stay.
+        """
+        self.recorder.trained = trained
+        self.recorder.save(self.results, self.found.live, self.found.archived)
+        if whole:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def measured(results: xr.Dataset, quantities: Quantities) -> dict[str, dict[str, ArrayLike]]:
+    """Return for each claim the values of its quantities, one a seed."""
+    named = {
+        claim: each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
+        for claim, each in quantities.items()
+    }
+    return {claim: {name: quantity(results) for name, quantity in each.items()} for claim, each in named.items()}
+
+
+def median(values: ArrayLike, spec: str) -> str:
+    """Return the median of the finite values in a format; "none" where there is none."""
+    values = np.asarray(values, float)
+    finite = values[np.isfinite(values)]
+    return f"{np.median(finite):{spec}}" if finite.size else "none"
+
+
+def span(values: ArrayLike, spec: str) -> str:
+    """Return the least and the greatest of the finite values in a format, ``2 to 5``."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    return f"{finite.min():{spec}} to {finite.max():{spec}}" if finite.size else "none"
+
+
+def share(mask: ArrayLike) -> str:
+    """Return how many are true of how many, ``3 of 5``."""
+    mask = np.asarray(mask)
+    return f"{int(mask.sum())} of {mask.size}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markdown:
+    """Return a table that a cell shows."""
+    return Markdown(claims.table(head, rows))
+
+
+def torch_device(name: str, auto: str = "cuda") -> torch.device:
+    """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU.
+
+    On CUDA, products are taken in float32: TF32, which libraries may use in its place, has 10 bits to the mantissa.
+
+    Raises:
+        ValueError: the name is none of auto, cpu, cuda; or cuda is asked for and there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be auto or cpu here, got 'cuda': torch finds no CUDA device")
+    if name == "auto":
+        name = auto if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
+def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
+    dims, values, long_name, *units = entry if isinstance(entry[0], str) else (name, *entry)
+    label = {"long_name": long_name}
+    if units or np.asarray(values).dtype.kind not in "OUS":
+        label = {"units": units[0] if units else "1"} | label
+    return dims.split(), values, label
