@@ -1,4 +1,4 @@
-"""The look of the book's figures, numbers for its prose, and a slider that needs no kernel."""
+"""The look of the book's figures, findings for its prose, and a slider that needs no kernel; no chapter's own figure."""
 
 import html
 import io
@@ -68,6 +68,20 @@ def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | 
         ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label, ls=dash)
 
 
+def dots(ax: Axes, x: float, values: ArrayLike, color: str, marker: str = "o", label: str | None = None) -> None:
+    """Draw values, one a run, as points above x, and their median as a bar."""
+    values = np.asarray(values, dtype=float).ravel()
+    ax.plot(np.full(values.size, x), values, marker, color=color, ms=3.5, ls="none", alpha=0.7, label=label)
+    if np.isfinite(values).any():
+        ax.plot([x - 0.07, x + 0.07], [np.nanmedian(values)] * 2, color=color, lw=2.5, ls="-")
+
+
+def levels(ax: Axes, *values: float, vertical: bool = False) -> None:
+    """Draw dotted lines at values to compare with."""
+    for value in values:
+        (ax.axvline if vertical else ax.axhline)(value, color="0.4", ls=":", lw=1)
+
+
 def slider(
     draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: Callable[[float], str], start: int = 0
 ) -> widgets.VBox:
@@ -105,7 +119,11 @@ def slider(
 
 
 def beside(
-    draw: Callable[[Sequence[Axes], Any], None], runs: Mapping[str, Any], rows: int = 1, height: float = 2.6
+    draw: Callable[[Sequence[Axes], Any], None],
+    runs: Mapping[str, Any],
+    rows: int = 1,
+    height: float = 2.6,
+    **legend: Any,
 ) -> Figure:
     """Draw the same figure of several runs side by side, a kept paper-scale one and the page's own, say.
 
@@ -114,6 +132,7 @@ def beside(
         runs: what to draw, by title.
         rows: axes in a column.
         height: of one of the axes, in inches.
+        legend: how the first axes' legend is to be, ``loc`` or ``ncols``; it has one if anything there has a label.
     """
     size = (7.8, height * rows)
     fig, axes = plt.subplots(rows, len(runs), figsize=size, sharex="col", sharey="row", squeeze=False)
@@ -122,13 +141,14 @@ def beside(
         column[0].set_title(title)
     for ax in axes[:, 1:].flat:
         ax.set_ylabel("")
+    if axes[0, 0].get_legend_handles_labels()[0]:
+        axes[0, 0].legend(fontsize=8, **legend)
     return fig
 
 
 def glue_finding(finding: Finding, suffix: str = "") -> None:
     """Give a claim's verdict and quantities to the prose: ``<claim>-verdict``, ``<claim>-<quantity>``, plus suffix."""
     claim = read_claims()[finding.claim]
-    verdict = finding.verdict + (f" ({finding.note})" if finding.note else "")
-    glue(f"{claim.id}-verdict{suffix}", verdict, display=False)
+    glue(f"{claim.id}-verdict{suffix}", finding.words, display=False)
     for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
         glue(f"{claim.id}-{quantity.name}{suffix}", measured.describe(quantity.statistic), display=False)
