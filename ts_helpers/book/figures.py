@@ -123,6 +123,7 @@ def beside(
     runs: Mapping[str, Any],
     rows: int = 1,
     height: float = 2.6,
+    sharex: bool = True,
     **legend: Any,
 ) -> Figure:
     """Draw the same figure of several runs side by side, a kept paper-scale one and the page's own, say.
@@ -132,10 +133,13 @@ def beside(
         runs: what to draw, by title.
         rows: axes in a column.
         height: of one of the axes, in inches.
+        sharex: whether the axes of a column have one x axis.
         legend: how the first axes' legend is to be, ``loc`` or ``ncols``; it has one if anything there has a label.
     """
     size = (7.8, height * rows)
-    fig, axes = plt.subplots(rows, len(runs), figsize=size, sharex="col", sharey="row", squeeze=False)
+    fig, axes = plt.subplots(
+        rows, len(runs), figsize=size, sharex="col" if sharex else False, sharey="row", squeeze=False
+    )
     for column, (title, results) in zip(axes.T, runs.items(), strict=True):
         draw(column, results)
         column[0].set_title(title)
