@@ -3,8 +3,9 @@
 What is drawn is in `figures`, what a claim asks for in `claims`, how a record is kept in `records`.
 """
 
+import itertools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,10 @@ from myst_nb import glue
 from numpy.typing import ArrayLike
 
 from ts_helpers.book import claims, figures, records
-from ts_helpers.book.parameters import resolve
+from ts_helpers.book.parameters import SCALES
 from ts_helpers.book.paths import checkpoint_folder
 
+RUNS = ("seed", "run", "repetition", "network")  # dimensions of what was repeated
 Quantity = Callable[[xr.Dataset], ArrayLike]
 Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
@@ -38,7 +40,7 @@ class Found:
 
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
-    recorded: records.Kept | None
+    recorded: records.Record | None
     live: list[claims.Finding]
     archived: list[claims.Finding]
 
@@ -53,25 +55,31 @@ class Chapter:
 
     Args:
         name: ``<paper>/<idea>``.
-        parameters: the notebook's ``globals()``; has scale, seed, device and the parameters that the table names.
-        scales: the table of settings, by scale.
+        parameters: the notebook's ``globals()``; has scale, seed, device and the parameters among the settings.
         auto: what the device "auto" is where there is a GPU; "cpu" for what is faster there.
+        settings: by name, a tuple with the values at the scales smoke, book and paper, or anything else for one value
+            at all; a parameter of that name that is not None takes its place.
 
     Attributes:
-        settings: of this run, as the scale has them or the parameters set them.
+        settings: of this run.
         scale, seed, device, name: of this run.
         checkpoints: folder from which an interrupted training goes on.
 
     Raises:
-        ValueError: an unknown scale or device.
+        ValueError: an unknown scale or device, or a tuple of another length.
     """
 
-    def __init__(
-        self, name: str, parameters: Mapping[str, Any], scales: dict[str, dict[str, Any]], *, auto: str = "cuda"
-    ):
+    def __init__(self, name: str, parameters: Mapping[str, Any], *, auto: str = "cuda", **settings: Any):
         self.name, self.scale, self.seed = name, parameters["scale"], parameters["seed"]
-        given = {key: parameters[key] for key in next(iter(scales.values())) if key in parameters}
-        self.settings: SimpleNamespace = resolve(self.scale, scales, **given)
+        if self.scale not in SCALES:
+            raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {self.scale!r}")
+        wrong = [key for key, each in settings.items() if isinstance(each, tuple) and len(each) != len(SCALES)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} must have a value for each of {', '.join(SCALES)}, got {settings[wrong[0]]}")
+        now = SCALES.index(self.scale)
+        given = {key: parameters[key] for key in settings if key in parameters}
+        own = {key: each[now] if isinstance(each, tuple) else each for key, each in settings.items()}
+        self.settings = SimpleNamespace(**own | {key: each for key, each in given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
         self.recorder = records.Recorder(name, self.scale, self.seed, str(self.device), given, vars(self.settings))
         self.checkpoints = checkpoint_folder(name, self.scale)
@@ -104,7 +112,7 @@ class Chapter:
                 is called as the quantity is in ``book/claims.yml``, or named so.
             stand_in: says of results and a claim, where it is not the paper's data that tests it, what that is.
         """
-        recorded = records.kept(self.name)
+        recorded = records.archived(self.name)
         runs = {f"this run: {size(results)}": results}
         if recorded:
             runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
@@ -126,10 +134,26 @@ class Chapter:
         self.found = Found(runs, recorded.results if recorded else results, recorded, live, archived)
         return self.found
 
-    def glue(self, spec: str = "", /, **numbers: Any) -> None:
-        """Give numbers or words to the prose; with a format, of each the median of its finite values."""
+    def glue(self, **numbers: Any) -> None:
+        """Give numbers or words to the prose, as they are."""
         for name, value in numbers.items():
-            glue(name, median(value, spec) if spec else value, display=False)
+            glue(name, value, display=False)
+
+    def medians(self, spec: str, **values: ArrayLike) -> None:
+        """Give medians over runs to the prose, in a format; of labelled values one for each label, see `labels_of`."""
+        self.glue(**{key: median(each, spec) for key, each in labels_of(values)})
+
+    def spans(self, spec: str, **values: ArrayLike) -> None:
+        """Give the least to the greatest value over runs to the prose, as `medians` does."""
+        self.glue(**{key: span(each, spec) for key, each in labels_of(values)})
+
+    def shares(self, **masks: ArrayLike) -> None:
+        """Give to the prose of how many runs something is true, as `medians` does."""
+        self.glue(**{key: share(each) for key, each in labels_of(masks)})
+
+    def intervals(self, statistic: str, **values: ArrayLike) -> None:
+        """Give estimates and 95 % intervals over runs to the prose, as `medians` does; see `claims.summary`."""
+        self.glue(**{key: claims.summary(each, statistic) for key, each in labels_of(values)})
 
     def save(self, trained: float = 0.0, whole: bool = True) -> None:
         """Save the record of what was judged, and remove the checkpoints.
@@ -151,6 +175,15 @@ def measured(results: xr.Dataset, quantities: Quantities) -> dict[str, dict[str,
         for claim, each in quantities.items()
     }
     return {claim: {name: quantity(results) for name, quantity in each.items()} for claim, each in named.items()}
+
+
+def labels_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Take labelled values apart but for runs: tau (layer, seed) gives ``tau-first``, ``tau-second``, (seed,) each."""
+    for name, each in values.items():
+        dims = [dim for dim in getattr(each, "dims", ()) if dim not in RUNS]
+        for at in itertools.product(*(each.coords[dim].values for dim in dims)):
+            key = "-".join([name, *(f"{label:g}" if isinstance(label, float) else str(label) for label in at)])
+            yield key.replace(" ", "_"), each.sel(dict(zip(dims, at, strict=True))) if dims else each
 
 
 def median(values: ArrayLike, spec: str) -> str:
