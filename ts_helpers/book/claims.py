@@ -1,16 +1,19 @@
-"""Claims as data: a quantity over seeds, its 95 % interval, and the verdict that the criterion gives."""
+"""Claims as data: quantities over seeds, their 95 % intervals, and the verdicts that the criteria give, none by hand.
+
+Where values come from is the chapters' business; where findings are shown, that of `pages`.
+"""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # its `stats` is loaded when first used: the runner, which reads claims, starts without it
 import yaml
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ts_helpers.book.paths import CLAIMS
 
@@ -20,26 +23,26 @@ Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """What an interval is held against: ``>= x``, ``<= x`` or ``in [low, high]``."""
+class Quantity:
+    """What is measured for a claim, once a seed; the criterion is ``>= x``, ``<= x`` or ``in [low, high]``."""
 
-    text: str
+    name: str
+    meaning: str
+    statistic: str
+    criterion: str
 
     @cached_property
     def range(self) -> tuple[float, float]:
         """The values that meet the criterion, ends included.
 
         Raises:
-            ValueError: the text is none of the three forms.
+            ValueError: the criterion is none of the three forms.
         """
-        number = r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*"
-        if found := re.fullmatch(rf">={number}", self.text):
-            return float(found[1]), np.inf
-        if found := re.fullmatch(rf"<={number}", self.text):
-            return -np.inf, float(found[1])
-        if found := re.fullmatch(rf"in \[{number},{number}\]", self.text):
-            return float(found[1]), float(found[2])
-        raise ValueError(f"a criterion must read '>= x', '<= x' or 'in [low, high]', got {self.text!r}")
+        number = r"([-+]?[\d.]+(?:e[-+]?\d+)?)"
+        found = re.fullmatch(rf">= {number}|<= {number}|in \[{number}, {number}\]", self.criterion)
+        if not found:
+            raise ValueError(f"a criterion must read '>= x', '<= x' or 'in [low, high]', got {self.criterion!r}")
+        return float(found[1] or found[3] or -np.inf), float(found[2] or found[4] or np.inf)
 
     def holds(self, low: float, high: float) -> bool | None:
         """True if all of [low, high] meets the criterion, False if none of it does, None if it straddles."""
@@ -48,15 +51,14 @@ class Criterion:
             return True
         return False if high < least or low > most else None
 
-
-@dataclass(frozen=True)
-class Quantity:
-    """What is measured for a claim, once a seed."""
-
-    name: str
-    meaning: str
-    statistic: str
-    criterion: Criterion
+    @property
+    def words(self) -> str:
+        """The criterion for a reader, that of a rate in percent: ``at least 80 %``, ``between 0.5 and 2``."""
+        rate = self.statistic == "rate"
+        least, most = (f"{100 * end:g}\N{NO-BREAK SPACE}%" if rate else f"{end:g}" for end in self.range)
+        if self.criterion.startswith("in"):
+            return f"between {least} and {most}"
+        return f"at least {least}" if self.criterion.startswith(">") else f"at most {most}"
 
 
 @dataclass(frozen=True)
@@ -102,35 +104,43 @@ class Finding:
     measured: tuple[Measured, ...]
     note: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain lists and dicts, for JSON."""
-        return asdict(self)
+    @property
+    def words(self) -> str:
+        """The verdict, with its note if there is one."""
+        return self.verdict + f" ({self.note})" * bool(self.note)
 
 
 def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read and check the book of claims.
+    """Read and check the book of claims, once for as long as the file stays as it is.
 
     Raises:
         ValueError: an entry lacks a field, has one too many, or names an unknown statistic or criterion.
     """
-    fields = {"paper", "chapter", "figure", "source", "claim", "min_seeds", "quantities"}
+    state = path.stat()
+    return _read(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, *state: int) -> dict[str, Claim]:
     claims = {}
-    for key, entry in yaml.safe_load(path.read_text()).items():
-        if set(entry) != fields:
-            raise ValueError(f"claim {key} must have the fields {sorted(fields)}, got {sorted(entry)}")
+    for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
+        _check_fields(f"claim {key}", entry, "paper chapter figure source claim min_seeds quantities")
         if not entry["quantities"]:
             raise ValueError(f"claim {key} must have at least one quantity")
         quantities = []
         for name, q in entry["quantities"].items():
-            if set(q) != {"meaning", "statistic", "criterion"}:
-                raise ValueError(f"quantity {key}.{name} must have meaning, statistic and criterion, got {sorted(q)}")
+            _check_fields(f"quantity {key}.{name}", q, "meaning statistic criterion")
             if q["statistic"] not in ("rate", *STATISTICS):
                 raise ValueError(f"statistic of {key}.{name} must be rate, mean or median, got {q['statistic']!r}")
-            criterion = Criterion(q["criterion"])
-            criterion.range  # noqa: B018  (refuses a malformed one now, not after hours of training)
-            quantities.append(Quantity(name, q["meaning"], q["statistic"], criterion))
+            quantities.append(Quantity(name, **q))
+            quantities[-1].range  # noqa: B018  (refuses a malformed one now, not after hours of training)
         claims[key] = Claim(id=key, **entry | {"quantities": tuple(quantities)})
     return claims
+
+
+def _check_fields(what: str, entry: dict[str, Any], names: str) -> None:
+    if set(entry) != set(names.split()):
+        raise ValueError(f"{what} must have the fields {names}, got {' '.join(entry)}")
 
 
 def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
@@ -149,12 +159,12 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
         if not np.isin(x, (0, 1)).all():
             raise ValueError(f"values of a rate must be 0 or 1, got {x[~np.isin(x, (0, 1))][0]:g}")
         hits = int(x.sum())
-        ends = stats.binomtest(hits, x.size).proportion_ci(CONFIDENCE, method="exact")
+        ends = scipy.stats.binomtest(hits, x.size).proportion_ci(CONFIDENCE, method="exact")
         return hits / x.size, float(ends.low), float(ends.high)
     function = STATISTICS[statistic]
     if x.size == 1:
         return float(x[0]), float(x[0]), float(x[0])
-    boot = stats.bootstrap(
+    boot = scipy.stats.bootstrap(
         (x,), function, n_resamples=9999, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
     )
     ends = boot.confidence_interval
@@ -162,11 +172,7 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
 
 
 def judge(
-    claim_id: str,
-    values: dict[str, ArrayLike],
-    scale: str,
-    claims: dict[str, Claim] | None = None,
-    stand_in: str = "",
+    claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[str, Claim] | None = None, stand_in: str = ""
 ) -> Finding:
     """Hold the values of a claim's quantities, one a seed, against their criteria.
 
@@ -176,10 +182,9 @@ def judge(
     stand-in for the paper's.
 
     Args:
-        claim_id: one of the claims.
+        claim_id: one of the claims; ``claims`` is where it is looked up, None: in the book's.
         values: of each quantity.
         scale: of the run.
-        claims: where it is looked up; None: the book's.
         stand_in: what the data is, and is not, in a sentence; empty where it is the paper's, or made as the paper's.
 
     Raises:
@@ -205,11 +210,10 @@ def judge(
 
 
 def _measure(quantity: Quantity, x: np.ndarray) -> Measured:
-    wild = int((~np.isfinite(x)).sum())
-    if wild:
+    if wild := int((~np.isfinite(x)).sum()):
         return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
     estimate, low, high = interval(x, quantity.statistic)
-    return Measured(quantity.name, estimate, low, high, x.size, quantity.criterion.holds(low, high))
+    return Measured(quantity.name, estimate, low, high, x.size, quantity.holds(low, high))
 
 
 def _verdict(holds: list[bool | None]) -> Verdict:
@@ -234,7 +238,7 @@ def summary(values: ArrayLike, statistic: str) -> str:
     return describe(*interval(values, statistic), statistic)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return "".join("| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", str(c)) for c in line) + " |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The look of the book's figures, findings for its prose, and a slider that needs no kernel; no chapter's own figure."""
+"""The look of the book's figures, what several of them draw, and a slider without a kernel; no chapter's own figure."""
 
 import html
 import io

@@ -26,7 +26,7 @@ class Found:
 
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
-    recorded: records.Kept | None
+    recorded: records.Record | None
     live: list[claims.Finding]
     kept: list[claims.Finding]
 

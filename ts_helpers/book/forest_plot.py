@@ -1,4 +1,4 @@
-"""All claims in one figure: where each interval lies, seen from the edge of its criterion."""
+"""All claims in one figure: where each interval lies, seen from the edge of its criterion; no other figure."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ts_helpers.book import figures
-from ts_helpers.book.claims import Claim, Criterion, Finding, Measured, Quantity
+from ts_helpers.book.claims import Claim, Finding, Measured, Quantity
 
 # Colour and mark of a verdict: the shape alone tells them apart too, in a grey print as well.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -22,28 +22,16 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 MARK: dict[str, Any] = dict(ms=6, mec="black", mew=0.7)
 WIDTH, LABELS, ROW, ABOVE, BELOW = 7.1, 1.7, 0.17, 0.65, 0.3  # inches: figure, words left of an axis, line, margins
-CAPTION = """\
-Every claim, and what was measured for it. A line is a quantity, a mark its estimate, the bar its 95 % interval; mark
-and colour are the claim's verdict. In the shaded half the criterion is met, the line between the halves is its edge.
-Each half ends where values end: a share at none or all of the runs, a loss or a ratio at 0 (a difference below 0 is
-drawn there too), a range in its middle, where it is met best. Where values have no end, a distance of the edge's own
-size is half way; for a ratio that is twice the edge, and ten times the edge is at nine tenths. Outside a range, half
-its width is half way. Numbers and criteria are in the tables below."""
 Group = Sequence[tuple[Claim, Finding | None]]
 
 
-def place(value: float, criterion: Criterion, share: bool) -> float:
+def place(value: float, quantity: Quantity) -> float:
     """Return where a value stands: 0 at the criterion's edge, 1 where it is met best, -1 as far as can be from it.
 
     Linear to a finite end; to an infinite one ``d / (d + unit)``, d from the edge, where the unit is the size of the
-    edge or half the range's width. Values go down to 0 where the edge is above it, those of a share up to 1.
-
-    Args:
-        value: of the quantity.
-        criterion: of the quantity.
-        share: whether it is a share of runs.
+    edge or half the range's width. Values go down to 0 where the edge is above it, those of a rate up to 1.
     """
-    least, most = criterion.range
+    least, most = quantity.range
     if np.isfinite(least) and np.isfinite(most):
         half, within = (most - least) / 2, min(value - least, most - value)
         return within / half if within >= 0 else within / (half - within)
@@ -51,7 +39,7 @@ def place(value: float, criterion: Criterion, share: bool) -> float:
     if value == edge:
         return 0.0
     if value > edge:
-        end = 1.0 if share else np.inf
+        end = 1.0 if quantity.statistic == "rate" else np.inf
     else:
         end, side = 0.0 if edge > 0 else -np.inf, -side
     distance = abs(value - edge)
@@ -65,10 +53,9 @@ def span(measured: Measured, quantity: Quantity) -> tuple[float, float, float] |
     """
     if measured.estimate is None or measured.low is None or measured.high is None:
         return None
-    middle = float(np.clip(np.mean(quantity.criterion.range), measured.low, measured.high))
-    share = quantity.statistic == "rate"
-    ends = [place(value, quantity.criterion, share) for value in (measured.low, middle, measured.high)]
-    return place(measured.estimate, quantity.criterion, share), min(ends), max(ends)
+    middle = float(np.clip(np.mean(quantity.range), measured.low, measured.high))
+    ends = [place(value, quantity) for value in (measured.low, middle, measured.high)]
+    return place(measured.estimate, quantity), min(ends), max(ends)
 
 
 def svg(papers: Mapping[str, Group]) -> str:

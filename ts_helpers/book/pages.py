@@ -1,16 +1,15 @@
-"""Pages made from the records: verdicts, assumptions, run times; and a check that prose says what was measured.
+"""Pages made from claims, chapters and records, and a check that prose agrees with them; no chapter's own figure.
 
     python -m ts_helpers.book.pages [--readme]
 
-It writes Markdown and a figure below ``_build/pages``, which pages of ``book/`` include, and exits 1 if a chapter or
-the README claims a verdict other than the recorded one. With ``--readme`` it writes the README's table of verdicts
-anew, and nothing else.
+It writes what pages of ``book/`` and chapters include below ``_build/pages``, and exits 1 if a chapter or the README
+claims a verdict other than the recorded one. With ``--readme`` it writes the README's table of verdicts anew, and
+nothing else.
 """
 
 import argparse
 import re
 import sys
-from pathlib import Path
 
 from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, Finding, read_claims, table
@@ -26,8 +25,7 @@ PAPERS = {
     "tallec2018": "D. Tallec & Ollivier (2018)",
     "synthesis": "S. One leak, four dials",
 }
-VERDICTS = "reproduced|partly|not reproduced|inconclusive"
-VERDICT_LINE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
+PROSE = re.compile(r"^% prose (\w+): (reproduced|partly|not reproduced|inconclusive)$", re.M)
 README = ROOT / "README.md"
 README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-- end of verdicts -->)", re.S)
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
@@ -45,72 +43,78 @@ def by_paper(claims: dict[str, Claim]) -> dict[str, list[Claim]]:
     return {title: group for title, group in mine.items() if group}
 
 
-def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the figure of all claims, then, a paper at a time, the claims, and what was measured for each.
-
-    A claim's id is an anchor, ``verdicts.html#B3a``. A claim stands there before its chapter does.
-    """
-    parts = [picture(claims, found), '<div id="verdict-filters"></div>\n']  # filled by book/static/verdicts.js
-    for title, mine in by_paper(claims).items():
-        parts.append(f"## {title}\n")
-        parts.append(table(["id", "claim", "verdict", "runs", "scale", "figure"], [
-            [f'<span id="{claim.id}">{claim.id}</span>', f"{claim.claim} *({claim.source})*", *state(claim, found),
-             f"{{numref}}`{claim.figure}`" if written(claim) else ""]
-            for claim in mine
-        ]))  # fmt: skip
-        parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], [
-            [claim.id, quantity.meaning, quantity.criterion.text, measured]
-            for claim in mine
-            for quantity, measured in zip(claim.quantities, estimates(claim, found), strict=True)
-        ]))  # fmt: skip
-    return "\n".join(parts)
-
-
-def picture(claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the directive that shows the figure of all claims, which ``main`` draws; its words say which came out."""
-    ids: dict[str, list[str]] = {}
-    for claim in (claim for mine in by_paper(claims).values() for claim in mine):
-        finding = finding_of(claim, found)
-        ids.setdefault(finding.verdict if finding else "not run yet", []).append(claim.id)
-    lists = "; ".join(f"{word}: {', '.join(ids[word])}" for word in (*forest_plot.LOOKS, "not run yet") if word in ids)
-    return (
-        "```{figure} ../_build/pages/verdicts.svg\n:name: fig-verdicts\n"
-        f":alt: Intervals of all quantities, each seen from the edge of its criterion, a row each; {lists}.\n\n"
-        f"{forest_plot.CAPTION}\n```\n"
-    )
-
-
-def written(claim: Claim) -> bool:
-    """Say whether the chapter of a claim exists; the claim is there first."""
-    return Job(claim.chapter).source.exists()
-
-
-def state(claim: Claim, found: dict[str, Record]) -> list[str]:
-    """Return verdict, number of runs and scale of a claim."""
-    finding = finding_of(claim, found)
-    if finding is None:
-        return ["not run yet", "", ""]
-    record = found[claim.chapter]
-    given = {} if claim.id in record.kept_findings else record.provenance["parameters"]
-    changed = ", ".join(f"{name} = {value}" for name, value in given.items() if value is not None)
-    verdict = f"**{finding.verdict}**" + (f" ({finding.note})" if finding.note else "")
-    return [verdict, str(min(m.seeds for m in finding.measured)), finding.scale + (f", {changed}" if changed else "")]
-
-
-def estimates(claim: Claim, found: dict[str, Record]) -> list[str]:
-    """Return what was measured for each quantity of a claim."""
-    finding = finding_of(claim, found)
-    if finding is None:
-        return ["" for _ in claim.quantities]
-    return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
+def text_of(chapter: str) -> str:
+    """Return a chapter's source; nothing where a claim is there before its chapter is."""
+    source = Job(chapter).source
+    return source.read_text() if source.exists() else ""
 
 
 def finding_of(claim: Claim, found: dict[str, Record]) -> Finding | None:
-    """Return the finding on a claim, if its chapter was run: that of the kept paper-scale run, or else of the last."""
-    if claim.chapter not in found:
-        return None
+    """Return the finding on a claim, if its chapter was run: that of the archived run, or else of the last."""
+    record = found.get(claim.chapter)
+    return (record.archived.get(claim.id) or record.findings.get(claim.id)) if record else None
+
+
+def changed(claim: Claim, found: dict[str, Record]) -> dict[str, object]:
+    """Return the parameters of the run that the finding on a claim is of, where they are not the chapter's own."""
     record = found[claim.chapter]
-    return record.kept_findings.get(claim.id) or record.findings.get(claim.id)
+    given = {} if claim.id in record.archived else record.provenance["parameters"]
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def estimates(claim: Claim, finding: Finding | None, none: str) -> list[str]:
+    """Return what was measured for each quantity of a claim."""
+    if finding is None:
+        return [none for _ in claim.quantities]
+    return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
+
+
+def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return, a paper at a time, the claims, and what was measured for each.
+
+    A claim's id is an anchor, ``verdicts.html#B3a``. A claim stands there before its chapter does.
+    """
+    parts = ['<div id="verdict-filters"></div>\n']  # filled by book/static/verdicts.js
+    for title, mine in by_paper(claims).items():
+        rows, measured = [], []
+        for claim in mine:
+            finding, figure = finding_of(claim, found), f"{{numref}}`{claim.figure}`" if text_of(claim.chapter) else ""
+            row = ["not run yet", "", ""]
+            if finding:
+                given = "".join(f", {name} = {value}" for name, value in changed(claim, found).items())
+                verdict = finding.words.replace(finding.verdict, f"**{finding.verdict}**", 1)
+                row = [verdict, str(min(m.seeds for m in finding.measured)), finding.scale + given]
+            text = f"{claim.claim} *({claim.source})*"
+            rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
+            for quantity, estimate in zip(claim.quantities, estimates(claim, finding, ""), strict=True):
+                measured.append([claim.id, quantity.meaning, quantity.words, estimate])
+        parts += [f"## {title}\n", table(["id", "claim", "verdict", "runs", "scale", "figure"], rows)]
+        parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], measured))
+    return "\n".join(parts)
+
+
+def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, str]:
+    """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim.
+
+    Of a quantity's meaning a chapter shows what is before the semicolon; after it the criterion is explained.
+    """
+    made: dict[str, str] = {}
+    lists: dict[str, list[list[str]]] = {}
+    for claim in claims.values():
+        finding, record = finding_of(claim, found), found.get(claim.chapter)
+        verdict = finding.words if finding else "not run yet"
+        figure = f"{{numref}}`{claim.figure}`"
+        lists.setdefault(claim.chapter, []).append([claim.id, claim.claim, claim.source, figure, verdict])
+        columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
+        head = [claim.id, "criterion"]
+        if record:
+            head += ["recorded", "this run"] if record.archived else ["measured"]
+            of = [record.archived, record.findings] if record.archived else [record.findings]
+            columns += [estimates(claim, findings.get(claim.id), "–") for findings in of]
+        made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**\n"
+    return made | {
+        name: table(["id", "claim", "in the paper", "our figure", "verdict"], r) for name, r in lists.items()
+    }
 
 
 def assumptions(names: list[str]) -> str:
@@ -121,28 +125,28 @@ def assumptions(names: list[str]) -> str:
     """
     rows = []
     for name in names:
-        source = Job(name).source
-        found = re.search(r"^## Departures\n(.*?)(?=^## |\Z)", source.read_text(), re.M | re.S)
+        found = re.search(r"^## Departures\n(.*?)(?=^## |\Z)", text_of(name), re.M | re.S)
         lines = [line for line in found[1].splitlines() if line.startswith("|")] if found else []
         cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
         if not cells or cells[0] != DEPARTURES:
-            raise ValueError(f"{source} needs a section Departures with the columns {', '.join(DEPARTURES)}")
+            raise ValueError(f"{name} needs a section Departures with the columns {', '.join(DEPARTURES)}")
         rows += [[*row, f"[{name}](../notebooks/{name}.ipynb)"] for row in cells[2:]]
     return table(["id", "the paper", "ours", "others' code", "tested by", "chapter"], rows)
 
 
 def times(names: list[str]) -> str:
     """Return how long each notebook took when it last ran."""
-    rows = []
-    for name in names:
-        last = Job(name).last()
-        rows.append([name, last["scale"], f"{last['seconds']:.0f}"] if last else [name, "not run yet", ""])
+    last = {name: Job(name).last for name in names}
+    rows = [
+        [name, ran["scale"], f"{ran['seconds']:.0f}"] if ran else [name, "not run yet", ""]
+        for name, ran in last.items()
+    ]
     return table(["notebook", "scale", "seconds"], rows)
 
 
 def said(claim: Claim) -> list[str]:
     """Return the verdicts a chapter's prose was written for, of one claim: one, if the chapter is as it should be."""
-    return [word for name, word in VERDICT_LINE.findall(Job(claim.chapter).source.read_text()) if name == claim.id]
+    return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
 
 
 def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
@@ -152,11 +156,7 @@ def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
     contradict what is said of the last run that counted.
     """
     finding = finding_of(claim, found)
-    if finding is None or finding.scale == "smoke":
-        return None
-    given = found[claim.chapter].provenance["parameters"].values()
-    changed = claim.id not in found[claim.chapter].kept_findings and any(value is not None for value in given)
-    return None if changed else finding.verdict
+    return finding.verdict if finding and finding.scale != "smoke" and not changed(claim, found) else None
 
 
 def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str:
@@ -168,13 +168,13 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
         ValueError: the README has not one place for the table, between two comments.
     """
     rows = []
-    for title, mine in by_paper({name: claim for name, claim in claims.items() if written(claim)}).items():
+    for title, mine in by_paper(claims).items():
         for chapter in dict.fromkeys(claim.chapter for claim in mine):
-            words = {c.id: measured_verdict(c, found) or ", ".join(said(c)) for c in mine if c.chapter == chapter}
-            heading = re.search(r"^# (.+)$", Job(chapter).source.read_text(), re.M)
-            link = f"[{heading[1] if heading else chapter}](notebooks/{chapter}.md)"
-            rows.append([title, ", ".join(f"{name} {word}" for name, word in words.items()), link])
-            title = ""
+            if heading := re.search(r"^# (.+)$", text_of(chapter), re.M):
+                words = {c.id: measured_verdict(c, found) or ", ".join(said(c)) for c in mine if c.chapter == chapter}
+                listed = ", ".join(f"{name} {word}" for name, word in words.items())
+                rows.append([title, listed, f"[{heading[1]}](notebooks/{chapter}.md)"])
+                title = ""
     made = table(["paper", "claims and verdicts", "chapter"], rows)
     text, places = README_TABLE.subn(lambda marks: marks[1] + made + marks[2], text)
     if places != 1:
@@ -189,15 +189,11 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str
     written for; the table in ``text``, the README, must be the one that `readme` writes.
     """
     wrong = []
-    for claim in claims.values():
-        if not written(claim):
-            continue
-        where, words = Job(claim.chapter).source.relative_to(ROOT), said(claim)
+    for claim in (claim for claim in claims.values() if text_of(claim.chapter)):
+        where, words, verdict = f"notebooks/{claim.chapter}.md", said(claim), measured_verdict(claim, found)
         if len(words) != 1:
             wrong.append(f"{where} must have one line '% prose {claim.id}: <verdict>', it has {len(words)}")
-            continue
-        verdict = measured_verdict(claim, found)
-        if verdict not in (None, words[0]):
+        elif verdict not in (None, words[0]):
             wrong.append(f"{where} says {words[0]} of {claim.id}, the record says {verdict}: rewrite that paragraph")
     if readme(text, claims, found) != text:
         wrong.append("README.md has other verdicts than the records: make readme writes its table anew")
@@ -214,18 +210,18 @@ def main() -> int:
         if parser.parse_args().readme:
             README.write_text(readme(text, claims, found))
             return 0
-        made = {"verdicts": verdicts(claims, found), "assumptions": assumptions(names), "times": times(names)}
+        made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)
         return 1
-    PAGES.mkdir(parents=True, exist_ok=True)
-    for name, page in made.items():
-        Path(PAGES / f"{name}.md").write_text(page)
     groups = {title: [(c, finding_of(c, found)) for c in mine] for title, mine in by_paper(claims).items()}
-    Path(PAGES / "verdicts.svg").write_text(forest_plot.svg(groups))
-    for line in wrong:
-        print(line, file=sys.stderr)
+    made["verdicts.svg"] = forest_plot.svg(groups)
+    made |= {f"claims/{name}.md": page for name, page in fragments(claims, found).items()}
+    for name, page in made.items():
+        (PAGES / name).parent.mkdir(parents=True, exist_ok=True)
+        (PAGES / name).write_text(page)
+    print("".join(f"{line}\n" for line in wrong), end="", file=sys.stderr)
     return int(bool(wrong))
 
 

@@ -1,5 +1,6 @@
-"""Where things lie, and how one folder takes the place of another. Imports nothing heavy: the runner starts fast."""
+"""Where files lie, how a folder takes the place of another, and the one digest; nothing that is slow to import."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -16,10 +17,9 @@ def record_folder(notebook: str) -> Path:
     return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
 
 
-def kept_files(notebook: str) -> tuple[Path, Path]:
-    """Where the results and the provenance of a notebook's paper-scale run are kept."""
-    folder, _, name = notebook.rpartition("/")
-    return RESULTS / folder / f"{name}.paper.nc", RESULTS / folder / f"{name}.paper.json"
+def archive_files(notebook: str) -> tuple[Path, Path]:
+    """Where the results and the provenance of a notebook's paper-scale run are archived."""
+    return RESULTS / f"{notebook}.paper.nc", RESULTS / f"{notebook}.paper.json"
 
 
 def checkpoint_folder(notebook: str, scale: str) -> Path:
@@ -30,6 +30,12 @@ def checkpoint_folder(notebook: str, scale: str) -> Path:
 def data_folder() -> Path:
     """Where data that were downloaded are kept, so that they are only once."""
     return ROOT / "_build" / "data"
+
+
+def digest(*parts: str | Path) -> str:
+    """Return the SHA-256 of a text or of a file's bytes; of several, that of their digests."""
+    each = [hashlib.sha256(p.read_bytes() if isinstance(p, Path) else p.encode()).hexdigest() for p in parts]
+    return each[0] if len(each) == 1 else digest(" ".join(each))
 
 
 def replace_folder(made: Path, target: Path) -> None:

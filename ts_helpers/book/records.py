@@ -1,6 +1,8 @@
-"""Results that carry how they were made: an xarray Dataset, the findings, and their provenance, in one folder."""
+"""Results that carry how they were made: a record's folder, written and read whole, and the archive below ``results/``.
 
-import hashlib
+What the findings in a record mean is in `claims`.
+"""
+
 import json
 import platform
 import shutil
@@ -9,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured
-from ts_helpers.book.paths import PACKAGES, ROOT, kept_files, record_folder, replace_folder
+from ts_helpers.book.paths import PACKAGES, ROOT, archive_files, digest, record_folder, replace_folder
 
 FILES = ("results.nc", "claims.json", "provenance.json")
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
@@ -27,20 +29,12 @@ PART = ("only", "only_run", "hours")  # parameters that say which part of a run 
 
 @dataclass
 class Record:
-    """A record as read back: results, provenance, and the findings of the run and of a kept paper-scale one."""
-
-    results: xr.Dataset
-    findings: dict[str, Finding]
-    kept_findings: dict[str, Finding]
-    provenance: dict[str, Any]
-
-
-@dataclass
-class Kept:
-    """The results of a notebook's paper-scale run, with their provenance."""
+    """What is read back of a run: results, provenance, its findings, and those of the archived paper-scale run."""
 
     results: xr.Dataset
     provenance: dict[str, Any]
+    findings: dict[str, Finding] = field(default_factory=dict)
+    archived: dict[str, Finding] = field(default_factory=dict)
 
     def line(self) -> str:
         """Return where the results come from, for a reader."""
@@ -82,13 +76,8 @@ class Recorder:
     start: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock: float = field(default_factory=time.perf_counter)
 
-    def save(self, results: xr.Dataset, findings: Sequence[Finding], kept_findings: Sequence[Finding] = ()) -> Path:
-        """Write the record as a whole or not at all; an older one of the same notebook makes way.
-
-        Args:
-            results: of this run.
-            findings: of this run.
-            kept_findings: of the kept paper-scale run.
+    def save(self, results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding] = ()) -> Path:
+        """Write results and findings, of this run and of the archived one, as a whole or not at all; return the folder.
 
         Raises:
             ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
@@ -101,14 +90,9 @@ class Recorder:
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             results.to_netcdf(made / "results.nc", engine="h5netcdf")
-            _write_json(
-                made / "claims.json",
-                {
-                    "findings": [finding.as_dict() for finding in findings],
-                    "kept_findings": [finding.as_dict() for finding in kept_findings],
-                },
-            )
-            digests = {name: _digest(made / name) for name in FILES[:2]}
+            lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
+            _write_json(made / "claims.json", lists)
+            digests = {name: digest(made / name) for name in FILES[:2]}
             _write_json(made / "provenance.json", self._provenance() | {"sha256": digests})
             replace_folder(made, target)
         except BaseException:
@@ -145,55 +129,71 @@ def load(path: Path) -> Record:
     try:
         provenance = json.loads((path / "provenance.json").read_text())
         digests = provenance["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path / 'provenance.json'} is truncated, or was not written by this project") from None
     for name in FILES[:2]:
-        if digests.get(name) != _digest(path / name):
+        if digests.get(name) != digest(path / name):
             raise ValueError(f"{path / name} is truncated, or not the file its provenance.json was written for")
-    with xr.open_dataset(path / "results.nc", engine="h5netcdf") as dataset:
-        results = dataset.load()
     read = json.loads((path / "claims.json").read_text())
-    findings, kept_findings = (
+    found = [
         {e["claim"]: Finding(**e | {"measured": tuple(Measured(**m) for m in e["measured"])}) for e in read[which]}
         for which in ("findings", "kept_findings")
-    )
-    return Record(results, findings, kept_findings, provenance)
+    ]
+    return Record(xr.load_dataset(path / "results.nc", engine="h5netcdf"), provenance, *found)
 
 
-def keep(*records: Path) -> Path:
+def archived(notebook: str) -> Record | None:
+    """Read the archived paper-scale results of a notebook; None if there are none.
+
+    Raises:
+        ValueError: one of the two files is missing, or they do not belong together.
+    """
+    results, made = archive_files(notebook)
+    if not results.exists() and not made.exists():
+        return None
+    try:
+        provenance = json.loads(made.read_text())
+        whole = provenance["sha256"]["results.nc"] == digest(results)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
+    return Record(xr.load_dataset(results, engine="h5netcdf"), provenance)
+
+
+kept = archived  # until no chapter uses the old name
+
+
+def archive(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
     Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
-    ``arm`` and ``seed`` with those kept already. What is kept of the same part makes way for the new one, and what is
-    kept of an arm for a new record of all its runs.
+    ``arm`` and ``seed`` with those archived already. What is archived of the same part makes way for the new one, and
+    what is archived of an arm for a new record of all its runs.
 
     Raises:
         ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
             whole runs, or of parts without the coordinates that they are joined along; or a single run has other
-            settings than what is kept of its arm, but for how many runs there are.
+            settings than what is archived of its arm, but for how many runs there are.
     """
-    made = [load(record) for record in records]
+    made = [load(path) for path in records]
     first = made[0].provenance
     for record, path in zip(made, records, strict=True):
-        if (record.provenance["notebook"], record.provenance["scale"]) != (first["notebook"], "paper"):
+        of, (only, run) = record.provenance, _part(record.provenance)
+        if (of["notebook"], of["scale"]) != (first["notebook"], "paper"):
             raise ValueError(
-                f"records must be of one notebook at scale paper, got {path} of {record.provenance['notebook']} "
-                f"at scale {record.provenance['scale']}"
+                f"records must be of one notebook at scale paper, got {path} of {of['notebook']} at scale {of['scale']}"
             )
-    nc, provenance = kept_files(first["notebook"])
-    for record, path in zip(made, records, strict=True):
-        only, run = _part(record.provenance)
         if (only, run) == (None, None):
             if len(made) == 1:
-                return _keep(path / "results.nc", first, nc, provenance)
+                return _put(path / "results.nc", first)
             raise ValueError(f"several records must be parts, run with -p only or -p only_run, got {path}")
         for along in ["arm"] if run is None else ["arm", "seed"]:
             if along not in record.results.coords:
                 raise ValueError(f"a part of a run must have the coordinate {along} to be joined along, got {path}")
-    old = kept(first["notebook"])
+    old = archived(first["notebook"])
     parts = {_part(part): part for part in (old.provenance.get("parts", [old.provenance]) if old else [])}
-    arms = {} if old is None else {arm: old.results.sel(arm=[arm]) for arm in old.results.arm.values}
-    arms = {arm: _to_be_joined(each) for arm, each in arms.items()}
+    arms = {arm: _to_be_joined(old.results.sel(arm=[arm])) for arm in old.results.arm.values} if old else {}
     for record in made:
         only, run = _part(record.provenance)
         before = [part for (arm, _), part in parts.items() if only is None or arm in (only, None)]
@@ -201,8 +201,8 @@ def keep(*records: Path) -> Path:
             parts = {key: part for key, part in parts.items() if only is not None and key[0] != only}
         elif others := sorted({name for part in before for name in _unlike(part, record.provenance)}):
             raise ValueError(
-                f"a single run must have the settings of what is kept of its arm, to be joined with it, got others: "
-                f"{', '.join(others)}; run it with those, or all runs of the arm with the new ones"
+                f"a single run must have the settings of what is archived of its arm, to be joined with it, got "
+                f"others: {', '.join(others)}; run it with those, or all runs of the arm with the new ones"
             )
         parts[only, run] = record.provenance
         for arm in record.results.arm.values:
@@ -212,23 +212,21 @@ def keep(*records: Path) -> Path:
                 new = xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="equals", join="outer")
             arms[arm] = new.sortby("seed") if run is not None else new
     joined = xr.concat(arms.values(), "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
-    whole_run = dict.fromkeys(PART)
-    shared = {
-        "parameters": first["parameters"] | whole_run,
-        "settings": first["settings"] | whole_run,
+    shared = {which: first[which] | dict.fromkeys(PART) for which in ("parameters", "settings")} | {
         "seconds": round(sum(part["seconds"] for part in parts.values()), 1),
         "parts": [parts[key] for key in sorted(parts, key=repr)],
     }
     with tempfile.TemporaryDirectory() as folder:
         joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
-        return _keep(Path(folder) / "results.nc", first | shared, nc, provenance)
+        return _put(Path(folder) / "results.nc", first | shared)
 
 
-def _keep(results: Path, made: dict[str, Any], nc: Path, provenance: Path) -> Path:
+def _put(results: Path, made: dict[str, Any]) -> Path:
+    nc, provenance = archive_files(made["notebook"])
     nc.parent.mkdir(parents=True, exist_ok=True)
     provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
     shutil.copyfile(results, nc)
-    _write_json(provenance, made | {"sha256": {"results.nc": _digest(nc)}})
+    _write_json(provenance, made | {"sha256": {"results.nc": digest(nc)}})
     return nc
 
 
@@ -253,32 +251,8 @@ def _to_be_joined(results: xr.Dataset) -> xr.Dataset:
     return results
 
 
-def kept(notebook: str) -> Kept | None:
-    """Read the kept paper-scale results of a notebook; None if there are none.
-
-    Raises:
-        ValueError: one of the two files is missing, or they do not belong together.
-    """
-    results, made = kept_files(notebook)
-    if not results.exists() and not made.exists():
-        return None
-    try:
-        provenance = json.loads(made.read_text())
-        whole = provenance["sha256"]["results.nc"] == _digest(results)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
-    with xr.open_dataset(results, engine="h5netcdf") as dataset:
-        return Kept(dataset.load(), provenance)
-
-
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _git(*words: str) -> str:
@@ -291,4 +265,4 @@ def _git(*words: str) -> str:
 
 
 if __name__ == "__main__":
-    print(keep(*map(Path, sys.argv[1:])))
+    print(archive(*map(Path, sys.argv[1:])))

@@ -1,25 +1,20 @@
-"""Execute the book's notebooks: text in, executed notebook and record out, only what is out of date.
-
-    python -m ts_helpers.run [NOTEBOOK ...] [--scale S] [-p NAME VALUE ...] [--out DIR] [--jobs N] [--keep]
-                               [--check] [--list]
-
-A NOTEBOOK is a name such as matsuki2018/oscillator, or its file; without one, all are meant.
-"""
+"""Execute the book's notebooks: text in, executed notebook and record out, only what is out of date; no pages here."""
 
 import argparse
 import ast
-import hashlib
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,11 +23,11 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-import yaml
 from nbformat import NotebookNode
 
+from ts_helpers.book.claims import read_claims
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
-from ts_helpers.book.paths import CLAIMS, NOTEBOOKS, PACKAGES, RESULTS, ROOT, replace_folder
+from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, replace_folder
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Job:
         """What the notebook's parameters cell declares.
 
         Raises:
-            ValueError: there is not exactly one such cell, or it breaks the grammar of `settings.Parameter`.
+            ValueError: there is not exactly one such cell, or it breaks the grammar of `Parameter`.
         """
         cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
         if len(cells) != 1:
@@ -84,7 +79,7 @@ class Job:
             raise ValueError(f"{self.name}: {error}") from None
 
     def check_parameters(self) -> None:
-        """Refuse a parameter that is unknown or has a wrong value.
+        """Refuse a parameter that is unknown or has a wrong value; make paths absolute, for the kernel.
 
         Raises:
             ValueError: naming what would be valid.
@@ -96,28 +91,34 @@ class Job:
                 self.declared[name].check(value)
             except ValueError as error:
                 raise ValueError(f"{self.name}: {error}") from None
+            if self.declared[name].is_path and value:
+                self.parameters[name] = str(Path(value).resolve())
+
+    @cached_property
+    def helpers(self) -> list[Path]:
+        """The files of ``ts_helpers`` that the notebook imports, directly or through one another."""
+        return helper_sources(c.source for c in self.notebook.cells if c.cell_type == "code")
 
     @cached_property
     def fingerprint(self) -> str:
         """One digest of all that decides the outputs: text, helpers, claims, package versions, parameters."""
-        code = [c.source for c in self.notebook.cells if c.cell_type == "code"]
-        claims = {k: c for k, c in yaml.safe_load(CLAIMS.read_text()).items() if c["chapter"] == self.name}
-        versions = {name: version(name) for name in PACKAGES}
         parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
-        digest = hashlib.sha256(json.dumps([parameters, claims, versions], sort_keys=True).encode())
-        for path in [self.source, *helper_sources(code)]:
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
+        parts: list[str | Path] = [
+            json.dumps([parameters, claims, [version(name) for name in PACKAGES]], sort_keys=True)
+        ]
+        for path in [self.source, *self.helpers]:
+            parts += [path.relative_to(ROOT).as_posix(), path]
         for name, value in self.parameters.items():
             if self.declared[name].is_path and value:
-                digest.update(state_of(Path(value)))
+                parts.append(state_of(Path(value)))
         for path in sorted((RESULTS / self.name).parent.glob("*.paper.*")):  # a chapter may draw on its paper's others
-            digest.update(path.name.encode() + path.read_bytes())
-        return digest.hexdigest()
+            parts += [path.name, path]
+        return digest(*parts)
 
+    @cached_property
     def last(self) -> dict[str, Any]:
         """What the last successful run left of itself: inputs, outputs, record, scale, seconds; or nothing."""
-        if not self.executed.exists():
-            return {}
         try:
             notebook = nbformat.read(self.executed, as_version=4)
         except (OSError, ValueError, nbformat.reader.NotJSONError):
@@ -126,60 +127,68 @@ class Job:
         untouched = made.get("outputs") == outputs_digest(notebook) and made.get("record") == record_digest(self.record)
         return made | {"untouched": untouched} if made else {}
 
+    @property
+    def ran(self) -> str:
+        """How long the last run took, and at which scale; empty if there was none."""
+        return f"{self.last['seconds']:g} s at scale {self.last['scale']}" if self.last else ""
+
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since.
 
         A run for so many hours is never current: whoever asks for it again wants its trainings to go on.
         """
-        if self.parameters.get("hours") is not None:
+        if self.parameters.get("hours") is not None or not self.last:
             return False
-        last = self.last()
-        return bool(last) and last["untouched"] and last["inputs"] == self.fingerprint
+        return self.last["untouched"] and self.last["inputs"] == self.fingerprint
 
 
-def state_of(path: Path) -> bytes:
-    """Return what a file holds; of a folder, which may hold much, when its files were last changed."""
+def state_of(path: Path) -> str | Path:
+    """Return a file as it is; of a folder, which may hold much, when its files were last changed."""
     if path.is_file():
-        return path.read_bytes()
-    files = [(file.name, file.stat()) for file in sorted(path.iterdir())]
-    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]).encode()
+        return path
+    return repr([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(path.iterdir())])
 
 
-def helper_sources(code: list[str]) -> list[Path]:
+def helper_sources(code: Iterable[str]) -> list[Path]:
     """Return the files of ``ts_helpers`` that this code imports, directly or through one another."""
     found: set[Path] = set()
     todo = list(code)
     while todo:
-        try:
-            nodes = list(ast.walk(ast.parse(todo.pop())))
-        except SyntaxError:  # a magic, or a mistake: let every helper count
+        names = imported(todo.pop())
+        if names is None:  # a magic, or a mistake: let every helper count
             return sorted((ROOT / "ts_helpers").rglob("*.py"))
-        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        for name in names:
-            if name.partition(".")[0] != "ts_helpers":
-                continue
-            parts = name.split(".")
-            stems = [ROOT.joinpath(*parts[: i + 1]) for i in range(len(parts))]
-            for path in [f for stem in stems for f in (stem.with_suffix(".py"), stem / "__init__.py")]:
-                if path.is_file() and path not in found:
-                    found.add(path)
-                    todo.append(path.read_text())
+        for stem in (ROOT.joinpath(*name.split(".")) for name in names):
+            new = {path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()} - found
+            found |= new
+            todo += [path.read_text() for path in new]
     return sorted(found)
+
+
+@cache
+def imported(source: str) -> set[str] | None:
+    """Return the modules of ``ts_helpers`` that a source may import, packages too; None if that cannot be told."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return None
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            if node.level:  # relative: to what, the source alone does not say
+                return None
+            names += [f"{node.module}.{a.name}" for a in node.names]
+    parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
+    return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
 
 
 def outputs_digest(notebook: NotebookNode) -> str:
     """Return a digest of what the reader would see."""
-    cells = [(c.source, c.get("outputs")) for c in notebook.cells]
-    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps([(c.source, c.get("outputs")) for c in notebook.cells], sort_keys=True))
 
 
 def record_digest(record: Path) -> str:
-    """Return a digest of a record's folder; empty if there is none."""
-    files = sorted(f for f in record.glob("*") if f.is_file())
-    return hashlib.sha256(b"".join(f.name.encode() + f.read_bytes() for f in files)).hexdigest() if files else ""
+    """Return a digest of the files in a record's folder, if there are any."""
+    return digest(*[part for f in sorted(record.glob("*")) if f.is_file() for part in (f.name, f)])
 
 
 class Prefixed:
@@ -249,22 +258,26 @@ def execute(job: Job) -> tuple[str, float]:
 
 def execute_all(jobs: list[Job], workers: int) -> int:
     """Run notebooks in processes of their own; return how many failed."""
-    environment = {
-        # absolute: the kernel starts in the notebook's folder
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        # glibc gives large arrays back to the system at once, and has their pages made anew a step of training later
-        "MALLOC_MMAP_THRESHOLD_": str(2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    }
     failed = 0
     with tempfile.TemporaryDirectory() as profile:
         # a reader's own IPython profile must not change the results; nor need ipykernel log
         config = Path(profile, "profile_default", "ipython_kernel_config.py")
         config.parent.mkdir()
         config.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n")
-        os.environ.update(environment | {"IPYTHONDIR": profile, "PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+        os.environ |= {
+            # absolute: the kernel starts in the notebook's folder
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            # glibc gives large arrays back to the system at once, and has their pages made anew a step later
+            "MALLOC_MMAP_THRESHOLD_": str(2**30),
+            "MALLOC_TRIM_THRESHOLD_": str(2**30),
+            "IPYTHONDIR": profile,
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+        compiling = {ROOT / "ts_helpers" / name for name in ("cells.py", "fit.py")}
+        if any(compiling.intersection(job.helpers) for job in jobs):  # once, lest every worker compile the same
+            subprocess.run([sys.executable, "-m", "ts_helpers.engine"])  # what fails here fails in a notebook by name
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             running = {pool.submit(execute, job): job for job in jobs}
@@ -276,9 +289,8 @@ def execute_all(jobs: list[Job], workers: int) -> int:
                     problem, seconds = "its process was killed (out of memory?)", 0.0
                 if problem:
                     failed += 1
-                    print(
-                        f"FAILED      {job.name}, {problem}\n            see {job.partial}", file=sys.stderr, flush=True
-                    )
+                    text = f"FAILED      {job.name}, {problem}\n            see {job.partial}"
+                    print(text, file=sys.stderr, flush=True)
                 else:
                     print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
     return failed
@@ -286,12 +298,8 @@ def execute_all(jobs: list[Job], workers: int) -> int:
 
 def show(job: Job) -> str:
     """Return what `--list` says of a notebook."""
-    last = job.last()
-    ran = f"last run {last['seconds']:g} s at scale {last['scale']}" if last else "not run yet"
-    lines = [f"{job.name}  ({ran})"]
-    for p in job.declared.values():
-        lines.append(f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}")
-    return "\n".join(lines)
+    lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
+    return "\n".join([f"{job.name}  ({f'last run {job.ran}' if job.ran else 'not run yet'})", *lines])
 
 
 def find(names: list[str]) -> list[str]:
@@ -318,26 +326,21 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m ts_helpers.run",
         description="Execute the book's notebooks; those whose inputs have not changed are skipped.",
     )
-    parser.add_argument(
-        "notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all"
-    )
-    parser.add_argument("--scale", choices=SCALES, help="the same as -p scale S; default: book")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="set a parameter"
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
-    parser.add_argument(
-        "--keep", action="store_true", help="put the results below results/, for the book to show; scale paper only"
-    )
-    parser.add_argument("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
-    parser.add_argument("--list", action="store_true", help="list notebooks, parameters and last run times")
+    add = parser.add_argument
+    add("notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all")
+    add("--scale", choices=SCALES, help="the same as -p scale S; default: book")
+    add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given", help="set a parameter")
+    add("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
+    add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
+    add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
+    add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
+    add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
-    parameters = {name: read_value(value) for name, value in options.parameters}
+    parameters = {name: read_value(value) for name, value in options.given}
     if options.scale:
         parameters["scale"] = options.scale
-    if options.keep and parameters.get("scale") != "paper":
-        parser.error(f"--keep needs --scale paper, got {parameters.get('scale', 'book')}")
+    if options.archive and parameters.get("scale") != "paper":
+        parser.error(f"--archive needs --scale paper, got {parameters.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     if options.out and options.out.exists() and not options.out.is_dir():
@@ -347,11 +350,8 @@ def main(argv: list[str] | None = None) -> int:
         jobs = [Job(name, dict(parameters), out) for name in find(options.notebooks)]
         for job in jobs:
             job.check_parameters()
-            for name, value in job.parameters.items():
-                if job.declared[name].is_path and value:  # the kernel starts in another folder
-                    job.parameters[name] = str(Path(value).resolve())
         if options.list:
-            print("\n\n".join(show(job) for job in jobs))
+            print("\n\n".join(map(show, jobs)))
             return 0
     except ValueError as error:
         parser.error(str(error))
@@ -361,21 +361,20 @@ def main(argv: list[str] | None = None) -> int:
             print(f"up to date  {job.name}")
         else:
             todo.append(job)
-            last = job.last()
-            hint = f", last time {last['seconds']:g} s at scale {last['scale']}" if last else ""
+            hint = f", last time {job.ran}" if job.ran else ""
             print(f"{'OUT OF DATE' if options.check else 'to run     '} {job.name}{hint}", flush=True)
     if options.check:
         return int(bool(todo))
     try:
         failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     except KeyboardInterrupt:
-        print("interrupted: what had finished is kept, the rest is as it was", file=sys.stderr)
+        print("interrupted: what had finished stays, the rest is as it was", file=sys.stderr)
         return 130
-    if options.keep and not failed:
-        from ts_helpers.book.records import keep  # here: it needs torch, which the rest of the runner starts without
+    if options.archive and not failed:
+        from ts_helpers.book.records import archive  # here: it needs torch, which the rest starts without
 
         for job in jobs:
-            print(f"kept        {keep(job.record).relative_to(ROOT)}")
+            print(f"archived    {archive(job.record).relative_to(ROOT)}")
     return int(failed > 0)
 
 
