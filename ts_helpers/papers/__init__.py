@@ -1,1 +1,1 @@
-"""What the chapters of one paper share, a module a paper; no module here knows another, or the book."""
+"""What the chapters of one paper share, a module or folder a paper; no module here knows another paper, or the book."""

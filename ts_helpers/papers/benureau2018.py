@@ -1,7 +1,9 @@
-"""The experiment of Benureau & Tani (2018): networks with learned and fixed time constants, and measures of them."""
+"""Networks, training and quantities that chapters on Benureau & Tani (2018) share; figures and texts stay there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ts_helpers.cells import MTRNNCell, unroll
-from ts_helpers.ensembles import train
+from ts_helpers.fit import fit
+from ts_helpers.seeding import generator_of
 from ts_helpers.timescales import Clamped, Dial, LogTau, raw_name
 
 LR = 1e-3  # of Adam, Section 2.2
@@ -58,7 +61,7 @@ class NextStep(nn.Module):
         return unroll(self.cell, x, self.h0, read_out=(V, self.c))
 
     def generate(self, x: Tensor, n_steps: int) -> Tensor:
-        """Predict in closed loop: hear the first value x (sequences, features), then each own prediction.
+        """Predict in closed loop: the input is the first value x (sequences, features), then each own prediction.
 
         Returns:
             (n_steps, sequences, features): what follows x.
@@ -101,12 +104,12 @@ class Setting:
 
     Attributes:
         tau: time constants of layers 0, 1 and 2 at the start, in steps.
-        factor: learning rate of tau over that of the weights; 0 for fixed ones.
+        lr_scale: learning rate of tau over that of the weights; 0 for fixed ones.
         floor: least tau; 0 for none.
     """
 
     tau: tuple[float, float, float]
-    factor: float
+    lr_scale: float
     floor: float = 1.0
 
 
@@ -145,7 +148,7 @@ class Choices:
 
 def network(setting: Setting, choices: Choices, n_sequences: int, features: int, *, seed: Sequence[int]) -> NextStep:
     """Return a network; its weights depend on the seed alone, so that settings can be compared pair by pair."""
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    generator = generator_of(*seed)
     dial: Dial = LogTau() if choices.dial == "log" else Clamped(setting.floor)
     cell = MTRNNCell(features, (choices.units,) * 3, setting.tau, dial, update=choices.update, generator=generator)
     return NextStep(cell, features, n_sequences, generator=generator)
@@ -194,7 +197,7 @@ def experiment(
         seed: of the weights.
         epochs: of training, full batch.
         choices: what the text leaves open.
-        checkpoint: folder to go on from, see `train`.
+        checkpoint: folder to go on from, see `fit`.
 
     Returns:
         tau (setting, seed, epoch, layer); loss, closed and closed_off (setting, seed, epoch); generated (setting,
@@ -211,45 +214,45 @@ def experiment(
     if x.ndim == 4 and len(x) != n_seeds:
         raise ValueError(f"x must have sequences for each of {n_seeds} seeds, got {len(x)}")
     each = x if x.ndim == 4 else x.expand(n_seeds, *x.shape)
-    networks, factors, floors = [], [], []
-    for name in names:
-        setting = SETTINGS[name]
-        for s in range(n_seeds):
-            net = network(setting, choices, x.shape[-2], x.shape[-1], seed=(seed, s)).to(x.device)
-            networks.append(net)
-            factors.append(setting.factor and (1.0 if choices.dial == "log" else setting.factor))
-            floors.append(setting.floor)
-    history = train(
+    settings = [SETTINGS[name] for name in names for _ in range(n_seeds)]
+    sizes = x.shape[-2:]
+    networks = [
+        network(setting, choices, *sizes, seed=(seed, i % n_seeds)).to(x.device) for i, setting in enumerate(settings)
+    ]
+    lr_scale = [setting.lr_scale and (1.0 if choices.dial == "log" else setting.lr_scale) for setting in settings]
+    history = fit(
         networks,
         mean_loss if choices.loss == "mean" else summed_loss,
         [each.repeat(len(names), 1, 1, 1)],
         epochs=epochs,
         lr=LR,
-        factors={ALPHA: factors},
-        floors={ALPHA: floors} if choices.dial == "projection" else None,
-        clip=1.0 if choices.loss == "sum" else None,
-        clip_norm=np.inf,
-        watch={"errors": errors, "tau": time_constants},
-        every=max(1, epochs // min(200, max(10, epochs // 10))),  # 200 looks; fewer where the training is short
+        lr_scale={ALPHA: lr_scale},
+        lower_bounds={ALPHA: [setting.floor for setting in settings]} if choices.dial == "projection" else None,
+        clip_norm=1.0 if choices.loss == "sum" else None,
+        norm_type=np.inf,
+        metrics={"errors": errors, "tau": time_constants},
+        eval_interval=max(1, epochs // min(200, max(10, epochs // 10))),  # 200 of them; fewer in a short training
         checkpoint=checkpoint,
         name=" ".join(f"{value}" for value in vars(choices).values()),
     )
     with torch.no_grad():
         made = [net.generate(each[i % n_seeds, 0], x.shape[-3] - 1) for i, net in enumerate(networks)]
+        final = np.stack([time_constants(net, x).cpu().numpy() for net in networks])
     shape = (len(names), n_seeds)
 
     def variable(dims: str, values: np.ndarray, units: str, long_name: str) -> tuple:
         return dims.split(), values.reshape(*shape, *values.shape[1:]), {"units": units, "long_name": long_name}
 
-    looks = history.watched["errors"]
-    after = (history.diverged >= 0)[:, None] & (history.epoch >= history.diverged[:, None])
-    looks[after] = np.nan  # a network frozen at its last numbers has no error of its own any more
+    measured, tau = history.metrics["errors"], history.metrics["tau"]
+    after = (history.diverged >= 0)[:, None] & (history.at >= history.diverged[:, None])
+    measured[after] = np.nan  # a network frozen at its last numbers has no error of its own any more
+    tau = np.where(np.isnan(tau), final[:, None], tau)  # but time constants
     return xr.Dataset(
         {
-            "tau": variable("setting seed epoch layer", history.watched["tau"], "steps", "time constant"),
-            "loss": variable("setting seed epoch", looks[..., 0], "1", "mean squared error of the next step"),
-            "closed": variable("setting seed epoch", looks[..., 1], "1", "closed-loop error, summed over steps"),
-            "closed_off": variable("setting seed epoch", looks[..., 2], "1", "the same, taken one step off"),
+            "tau": variable("setting seed epoch layer", tau, "steps", "time constant"),
+            "loss": variable("setting seed epoch", measured[..., 0], "1", "mean squared error of the next step"),
+            "closed": variable("setting seed epoch", measured[..., 1], "1", "closed-loop error, summed over steps"),
+            "closed_off": variable("setting seed epoch", measured[..., 2], "1", "the same, taken one step off"),
             "generated": variable(
                 "setting seed step sequence feature", torch.stack(made).cpu().numpy(), "1", "output in closed loop"
             ),
@@ -262,7 +265,7 @@ def experiment(
                 {"long_name": "time constants at the start, learned or fixed"},
             ),
             "seed": ("seed", np.arange(n_seeds), {"units": "1", "long_name": "network of the setting"}),
-            "epoch": ("epoch", history.epoch, {"units": "epochs", "long_name": "epoch of training"}),
+            "epoch": ("epoch", history.at, {"units": "epochs", "long_name": "epoch of training"}),
             "layer": ("layer", np.arange(3), {"units": "1", "long_name": "layer, lowest first"}),
             "step": ("step", np.arange(1, x.shape[-3]), {"units": "steps", "long_name": "step of the sequence"}),
         },
@@ -276,7 +279,7 @@ def size(results: xr.Dataset) -> str:
 
 
 def at_end(values: xr.DataArray) -> xr.DataArray:
-    """Return the median of the last ten looks."""
+    """Return the median of the last ten evaluations."""
     return values.isel(epoch=slice(-10, None)).median("epoch", skipna=False)
 
 
@@ -289,67 +292,125 @@ def ratio(above: xr.DataArray, below: xr.DataArray) -> np.ndarray:
     return np.select([top & bottom, bottom, top], [quotient, 100.0, 0.01], 1.0)
 
 
-def roughness(closed: xr.DataArray) -> xr.DataArray:
-    """Return the standard deviation, over the second half, of the log error's change from one look to the next."""
+def volatility(closed: xr.DataArray) -> xr.DataArray:
+    """Return the standard deviation, over the second half, of the log error's change between evaluations."""
     second = xr.apply_ufunc(np.log10, closed.isel(epoch=slice(closed.sizes["epoch"] // 2, None)))
     return second.diff("epoch").std("epoch", skipna=False)
 
 
-def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, dict[str, np.ndarray]]:
-    """Return, for every claim whose settings were run, its quantities (``book/claims.yml``), one value a seed.
+# Quantities, named as in ``book/claims.yml``: of what `experiment` returned, one value a seed. They raise a KeyError
+# where a setting was not run.
+
+
+def _tau(results: xr.Dataset, setting: str, layer: int) -> np.ndarray:
+    """Time constants at the end, (seed,)."""
+    return at_end(results.tau.sel(setting=setting, layer=layer)).values
+
+
+def low(results: xr.Dataset) -> np.ndarray:
+    """A2: tau_0 of 10 or less at the end."""
+    return _tau(results, "learn 100", 0) <= 10
+
+
+def stable(results: xr.Dataset) -> np.ndarray:
+    """A2: tau_1 and tau_2 within a factor of 2 of 100 throughout."""
+    upper = results.tau.sel(setting="learn 100", layer=[1, 2])
+    return ((upper >= 50) & (upper <= 200)).all(("epoch", "layer")).values
+
+
+def ordered(results: xr.Dataset, setting: str = "learn 100") -> np.ndarray:
+    """A2, and A6b of "learn 8": tau_0 < tau_1 < tau_2 at the end."""
+    tau = [_tau(results, setting, layer) for layer in range(3)]
+    return (tau[0] < tau[1]) & (tau[1] < tau[2])
+
+
+def fast(results: xr.Dataset) -> np.ndarray:
+    """A3: tau_0 of 4 or less after a quarter of the training."""
+    tau = results.tau.sel(setting="learn 16-8-4", layer=0)
+    return tau.isel(epoch=results.sizes["epoch"] // 4).values <= 4
+
+
+def unordered(results: xr.Dataset) -> np.ndarray:
+    """A3: tau_2 < tau_1 at the end."""
+    return _tau(results, "learn 16-8-4", 2) < _tau(results, "learn 16-8-4", 1)
+
+
+def loss_ratio(results: xr.Dataset) -> np.ndarray:
+    """A4a: loss at the end, learned over fixed."""
+    learned, fixed = (at_end(results.loss.sel(setting=name)) for name in ("learn 100", "fixed 100"))
+    return ratio(learned, fixed)
+
+
+def closed_ratio(
+    results: xr.Dataset, over: str = "learn 100", under: str = "fixed 100", closed: str = "closed"
+) -> np.ndarray:
+    """A4b, and A7 and A8b of other settings: closed-loop error at the end, of one setting over another.
 
     Args:
         results: from `experiment`.
+        over, under: the settings.
         closed: which closed-loop error, "closed" or "closed_off".
     """
-    here = set(results.setting.values.tolist())
-    of = {name: results.sel(setting=name) for name in here}
+    return ratio(*(at_end(results[closed].sel(setting=name)) for name in (over, under)))
 
-    def tau(name: str, layer: int) -> np.ndarray:
-        return at_end(of[name].tau).sel(layer=layer).values
 
-    def ordered(name: str) -> np.ndarray:
-        return (tau(name, 0) < tau(name, 1)) & (tau(name, 1) < tau(name, 2))
+def roughness_ratio(
+    results: xr.Dataset, over: str = "learn 16-8-4", under: str = "learn 100", closed: str = "closed"
+) -> np.ndarray:
+    """A5, and A8b of other settings: volatility of the log closed-loop error; arguments as in `closed_ratio`."""
+    return ratio(*(volatility(results[closed].sel(setting=name)) for name in (over, under)))
 
-    def closed_ratio(above: str, below: str) -> np.ndarray:
-        return ratio(at_end(of[above][closed]), at_end(of[below][closed]))
 
-    def rougher(above: str, below: str) -> np.ndarray:
-        return ratio(roughness(of[above][closed]), roughness(of[below][closed]))
+def hardly(results: xr.Dataset) -> np.ndarray:
+    """A6a: tau_1 and tau_2 end within 25 % of their start."""
+    change = [_tau(results, "learn 4-8-16", layer) / start for layer, start in ((1, 8), (2, 16))]
+    return np.all([abs(c - 1) <= 0.25 for c in change], axis=0)
 
-    found: dict[str, Mapping[str, np.ndarray]] = {}
-    if "learn 100" in here:
-        upper = of["learn 100"].tau.sel(layer=[1, 2])
-        found["A2"] = {
-            "low": tau("learn 100", 0) <= 10,
-            "stable": ((upper >= 50) & (upper <= 200)).all(("epoch", "layer")).values,
-            "ordered": ordered("learn 100"),
-        }
-    if "learn 16-8-4" in here:
-        quarter = of["learn 16-8-4"].tau.sel(layer=0).isel(epoch=results.sizes["epoch"] // 4)
-        found["A3"] = {"fast": quarter.values <= 4, "unordered": tau("learn 16-8-4", 2) < tau("learn 16-8-4", 1)}
-    if {"learn 100", "fixed 100"} <= here:
-        found["A4a"] = {"loss_ratio": ratio(at_end(of["learn 100"].loss), at_end(of["fixed 100"].loss))}
-        found["A4b"] = {"closed_ratio": closed_ratio("learn 100", "fixed 100")}
-    if {"learn 100", "learn 16-8-4"} <= here:
-        found["A5"] = {"roughness_ratio": rougher("learn 16-8-4", "learn 100")}
-    if "learn 4-8-16" in here:
-        change = [tau("learn 4-8-16", layer) / start for layer, start in ((1, 8), (2, 16))]
-        found["A6a"] = {"hardly": np.all([abs(c - 1) <= 0.25 for c in change], axis=0)}
-    if {"learn 4-8-16", "learn 8"} <= here:
-        apart = [np.log2(tau("learn 8", layer) / tau("learn 4-8-16", layer)) for layer in range(3)]
-        distance = np.sqrt(np.sum(np.square(apart), axis=0))
-        found["A6b"] = {"distance_ratio": distance / np.sqrt(2), "ordered": ordered("learn 8")}
-        found["A8a"] = {
-            f"at_floor_{start}": tau(f"learn {name}", 0) <= 1.01
-            for start, name in (("exponential", "4-8-16"), ("8", "8"))
-        }
-    if {"learn 8", "fixed 8"} <= here:
-        found["A7"] = {"closed_ratio": closed_ratio("fixed 8", "learn 8")}
-    if {"learn 4-8-16", "no clamp 4-8-16"} <= here:
-        found["A8b"] = {
-            "lowest": of["no clamp 4-8-16"].tau.sel(layer=0).min("epoch").values,
-            "closed_ratio": closed_ratio("no clamp 4-8-16", "learn 4-8-16"),
-            "roughness_ratio": rougher("no clamp 4-8-16", "learn 4-8-16"),
-        }
-    return {claim: {name: np.asarray(value, float) for name, value in found[claim].items()} for claim in found}
+
+def distance_ratio(results: xr.Dataset) -> np.ndarray:
+    """A6b: distance between the time constants from 8 and from (4, 8, 16), in octaves, at the end over the start."""
+    apart = [np.log2(_tau(results, "learn 8", k) / _tau(results, "learn 4-8-16", k)) for k in range(3)]
+    return np.sqrt(np.sum(np.square(apart), axis=0)) / np.sqrt(2)
+
+
+def at_floor_exponential(results: xr.Dataset) -> np.ndarray:
+    """A8a: tau_0 within 1 % of 1 at the end, from (4, 8, 16)."""
+    return _tau(results, "learn 4-8-16", 0) <= 1.01
+
+
+def at_floor_8(results: xr.Dataset) -> np.ndarray:
+    """A8a: the same, from 8."""
+    return _tau(results, "learn 8", 0) <= 1.01
+
+
+def lowest(results: xr.Dataset) -> np.ndarray:
+    """A8b: lowest tau_0 of any evaluation without clamp."""
+    return results.tau.sel(setting="no clamp 4-8-16", layer=0).min("epoch").values
+
+
+_FREE = dict(over="no clamp 4-8-16", under="learn 4-8-16")
+QUANTITIES: dict[str, dict[str, Callable[[xr.Dataset], np.ndarray]]] = {
+    "A2": {"low": low, "stable": stable, "ordered": ordered},
+    "A3": {"fast": fast, "unordered": unordered},
+    "A4a": {"loss_ratio": loss_ratio},
+    "A4b": {"closed_ratio": closed_ratio},
+    "A5": {"roughness_ratio": roughness_ratio},
+    "A6a": {"hardly": hardly},
+    "A6b": {"distance_ratio": distance_ratio, "ordered": partial(ordered, setting="learn 8")},
+    "A7": {"closed_ratio": partial(closed_ratio, over="fixed 8", under="learn 8")},
+    "A8a": {"at_floor_exponential": at_floor_exponential, "at_floor_8": at_floor_8},
+    "A8b": {
+        "lowest": lowest,
+        "closed_ratio": partial(closed_ratio, **_FREE),
+        "roughness_ratio": partial(roughness_ratio, **_FREE),
+    },
+}
+
+
+def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, Mapping[str, np.ndarray]]:
+    """Return the quantities of every claim whose settings were run; ``closed`` as in `closed_ratio`."""
+    results, found = results.assign(closed=results[closed]), {}
+    for claim, functions in QUANTITIES.items():
+        with suppress(KeyError):  # a setting that was not run
+            found[claim] = {name: function(results).astype(float) for name, function in functions.items()}
+    return found

@@ -1,4 +1,4 @@
-"""Many continuous-time networks that learn while they run: the method of Matsuki & Shibata (2018)."""
+"""The online learning of Matsuki & Shibata (2018), for many networks at once; tasks and figures stay in chapters."""
 
 import math
 from typing import Literal
@@ -12,7 +12,7 @@ BOUNDS = (0.01, 100.0)  # Section 3.1: "the range of time constants is limited f
 class OnlineLearner:
     r"""A stack of networks of continuous-time neurons, each taught at every step by the desired outputs.
 
-    One call of `step` runs Eq. 2, then learns and nudges:
+    One call of `step` runs Eq. 2, then learns, and draws the state to its target (partial teacher forcing, Eq. 16):
 
     .. math::
         u_t &= (1 - \alpha) \odot u_{t-1} + \alpha \odot W x_{t-1}, \quad \alpha = \Delta t / \tau,
@@ -39,9 +39,9 @@ class OnlineLearner:
         update: what the gradient with respect to tau moves: "log" is T = log tau, "scaled" is tau by Eq. 15,
             "direct" is tau by Eq. 7.
         tau_gradient: "local" is Eq. 11; "exact" keeps the influence of tau through the network, which
-            Eq. 9 drops, and through the nudge.
+            Eq. 9 drops, and through the forcing.
         weight_gradient: "local" is Eq. 6; "exact" keeps the influence of a weight through all earlier steps.
-        nudge: whether the state is nudged "after" the update of weights and tau, or "before" the error is taken.
+        forcing: whether it comes "after" the update of weights and tau, or "before" the error is taken.
 
     Raises:
         ValueError: shapes do not fit, tau lies outside `BOUNDS`, a rate is negative, or a choice is unknown.
@@ -60,7 +60,7 @@ class OnlineLearner:
         update: Literal["log", "scaled", "direct"] = "log",
         tau_gradient: Literal["local", "exact"] = "local",
         weight_gradient: Literal["local", "exact"] = "local",
-        nudge: Literal["after", "before"] = "after",
+        forcing: Literal["after", "before"] = "after",
     ):
         n, networks = u.shape
         if W.shape != (n, n, networks) or tau.shape != (n, networks):
@@ -79,17 +79,17 @@ class OnlineLearner:
             ("update", update, ("log", "scaled", "direct")),
             ("tau_gradient", tau_gradient, ("local", "exact")),
             ("weight_gradient", weight_gradient, ("local", "exact")),
-            ("nudge", nudge, ("after", "before")),
+            ("forcing", forcing, ("after", "before")),
         ):
             if got not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
         self.W, self.tau, self.T, self.u = W.clone(), tau.clone(), tau.log(), u.clone()
         self.x = torch.tanh(u)
         self.dt = dt
-        self.learns_w, self.learns_tau, self.nudges = (
+        self.learns_w, self.learns_tau, self.forces = (
             bool((eta > 0).any()) for eta in (self.eta_w, self.eta_tau, self.eta_u)
         )
-        self.update, self.nudge = update, nudge
+        self.update, self.forcing = update, forcing
         self.tau_gradient, self.weight_gradient = tau_gradient, weight_gradient
         self.a = torch.zeros_like(tau)  # Eq. 11
         self.P = u.new_zeros(n, n, networks)  # exact: P[k, j] = du_k / dtau_j
@@ -101,7 +101,7 @@ class OnlineLearner:
         """Run one step; learn from the desired outputs d, (n, networks), if they are given.
 
         Returns:
-            The outputs x, (n, networks), that Eq. 2 gave, before any nudge.
+            The outputs x, (n, networks), that Eq. 2 gave, before any forcing.
         """
         W, tau, x_before = self.W, self.tau, self.x
         alpha = self.dt / tau
@@ -111,15 +111,15 @@ class OnlineLearner:
         if d is None:
             return x
         self._accumulate(W, tau, alpha, change, x_before)
-        if self.nudge == "before":
-            self._nudge(d)
+        if self.forcing == "before":
+            self._force(d)
         delta = (d - self.x) * (1 - self.x * self.x)  # -dE/du
         if self.learns_w:
             self.W = W + self.eta_w * self._weight_step(delta, alpha, x_before)
         if self.learns_tau:
             self._step_tau(tau, delta)
-        if self.nudge == "after":
-            self._nudge(d)
+        if self.forcing == "after":
+            self._force(d)
         return x
 
     def restart(self, u: Tensor) -> None:
@@ -161,13 +161,13 @@ class OnlineLearner:
             self.tau = held = moved.clamp(low, high)
         self.touched |= (held != moved).any(0)  # true of NaN too
 
-    def _nudge(self, d: Tensor) -> None:
+    def _force(self, d: Tensor) -> None:
         """Draw the state towards the one that would put out d."""
-        if not self.nudges:
+        if not self.forces:
             return
         pull = (d - self.x) / (1 - self.x * self.x)
         if "exact" in (self.tau_gradient, self.weight_gradient):
-            through = 1 - self.eta_u + 2 * self.eta_u * self.x * pull  # d(nudged u) / du
+            through = 1 - self.eta_u + 2 * self.eta_u * self.x * pull  # d(forced u) / du
             if self.tau_gradient == "exact":
                 self.P = through[:, None] * self.P
             if self.weight_gradient == "exact":

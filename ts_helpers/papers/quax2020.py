@@ -1,4 +1,4 @@
-"""The networks of Quax et al. (2020), their training against a teacher, and measures of what came out."""
+"""Networks, training and loss landscapes that chapters on Quax et al. (2020) share; tasks and figures stay there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ts_helpers.cells import ARUCell, Network
 from ts_helpers.datasets.teachers import smoothed_noise
-from ts_helpers.ensembles import History, train
+from ts_helpers.fit import History, fit
 from ts_helpers.seeding import generator_of
 from ts_helpers.timescales import Direct, raw_name
 
-LR, BATCH = 1e-3, 20  # of Adam, "Simulations"; the size of a minibatch is open there
+LR, BATCH_SIZE = 1e-3, 20  # of Adam, "Simulations"; the size of a minibatch is open there
 ALPHAS = tuple(raw_name(f"cell.{name}") for name in ("alpha_s", "alpha_r"))
 Activation = Callable[[Tensor], Tensor]
 
@@ -95,44 +95,44 @@ def alphas(net: Network, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([cell.alpha_s, cell.alpha_r])
 
 
-def fit(
+def train(
     networks: Sequence[Network],
     data: Sequence[Tensor],
     learn: Sequence[bool] | bool,
     *,
     epochs: int,
-    batch: int = BATCH,
-    order: int,
-    every: int,
+    batch_size: int = BATCH_SIZE,
+    shuffle_seed: int,
+    eval_interval: int,
     loss: Callable[..., Tensor] = loss,
-    watch: Mapping[str, Callable[..., Tensor]] | None = None,
+    metrics: Mapping[str, Callable[..., Tensor]] | None = None,
     checkpoint: Path | None = None,
     name: str,
 ) -> History:
-    """Train networks, with learned alphas or fixed ones side by side, and watch them on held-out data.
+    """Train networks, with learned alphas or fixed ones in one stack, and evaluate them on held-out data.
 
     Args:
         networks: of one architecture.
         data: x and y to train on, x and y held out, each (networks, time, sequences, features).
         learn: whether a network learns its alphas; for networks that have none, False.
-        epochs, batch, order, every, checkpoint, name: see `train`.
-        loss: what is trained; it is watched as ``loss``.
-        watch: further measures.
+        epochs, batch_size, shuffle_seed, eval_interval, checkpoint, name: see `fit`.
+        loss: what is trained, and the metric ``loss``.
+        metrics: further ones.
     """
     learned = [float(each) for each in ([learn] * len(networks) if isinstance(learn, bool) else learn)]
     adaptive = any("alpha" in key for key, _ in networks[0].named_parameters())
-    return train(
+    return fit(
         networks,
         loss,
         data[:2],
         epochs=epochs,
-        batch=batch,
-        order=order,
+        batch_size=batch_size,
+        shuffle_seed=shuffle_seed,
         lr=LR,
-        factors={"*alpha*": learned} if adaptive else None,
-        watch={"loss": loss, **(watch or {})},
-        watch_on=data[2:],
-        every=every,
+        lr_scale={"*alpha*": learned} if adaptive else None,
+        metrics={"loss": loss, **(metrics or {})},
+        eval_data=data[2:],
+        eval_interval=eval_interval,
         checkpoint=checkpoint,
         name=name,
     )
@@ -178,26 +178,51 @@ def asymmetry(landscape: xr.DataArray) -> float:
     return float(np.sqrt(np.mean(((log - log.T) / 2) ** 2)) / np.std(log))
 
 
-def landscape_quantities(landscapes: xr.DataArray, teachers: Sequence[tuple[float, float]]) -> dict[str, dict]:
-    """Return the quantities of claims B2a to B2c, one value a landscape.
+# Quantities of claims B2a to B2c, named as in ``book/claims.yml``, a value a repetition and teacher: from results whose
+# ``landscape`` is the validation loss (repetition, teacher, alpha_s, alpha_r), with teachers named "0.34 0.68".
 
-    Args:
-        landscapes: validation loss (repetition, teacher, alpha_s, alpha_r).
-        teachers: their alphas.
-    """
-    near, elman, line, swap = [], [], [], []
-    for repetition in landscapes:
-        for (s, r), here in zip(teachers, repetition, strict=True):
-            low = float(here.min())
-            near.append(np.hypot(*np.subtract(minimum(here), (s, r))) <= 0.2)
-            elman.append(low / float(here.sel(alpha_s=1, alpha_r=1)))
-            if s != 1 and r != 1:
-                line.append(low / min(float(here.sel(alpha_s=1).min()), float(here.sel(alpha_r=1).min())))
-            if s != r:
-                own, other = (here.sel(alpha_s=a, alpha_r=b, method="nearest") for a, b in ((s, r), (r, s)))
-                swap.append(float(other / own))
-    return {
-        "B2a": {"minimum_near": np.array(near, float)},
-        "B2b": {"elman_ratio": np.array(elman), "line_ratio": np.array(line)},
-        "B2c": {"swap_ratio": np.array(swap)},
-    }
+
+def _of_each(
+    results: xr.Dataset,
+    value: Callable[[xr.DataArray, float, float], float],
+    where: Callable[[float, float], bool] = lambda s, r: True,
+) -> np.ndarray:
+    """Return ``value(landscape, alpha_s, alpha_r)`` of each landscape and its teacher, where wanted."""
+    teachers = [tuple(map(float, str(name).split())) for name in results.teacher.values]
+    return np.array(
+        [
+            value(here, *alphas)
+            for repetition in results.landscape
+            for alphas, here in zip(teachers, repetition, strict=True)
+            if where(*alphas)
+        ]
+    )
+
+
+def minimum_near(results: xr.Dataset) -> np.ndarray:
+    """B2a: the lowest point lies within 0.2 of the teacher's pair."""
+    return _of_each(results, lambda here, s, r: float(np.hypot(*np.subtract(minimum(here), (s, r))) <= 0.2))
+
+
+def elman_ratio(results: xr.Dataset) -> np.ndarray:
+    """B2b: lowest loss over that at (1, 1)."""
+    return _of_each(results, lambda here, s, r: float(here.min()) / float(here.sel(alpha_s=1, alpha_r=1)))
+
+
+def line_ratio(results: xr.Dataset) -> np.ndarray:
+    """B2b: lowest loss over the lowest with an alpha of 1, of teachers that have none."""
+
+    def value(here: xr.DataArray, s: float, r: float) -> float:
+        return float(here.min()) / min(float(here.sel(alpha_s=1).min()), float(here.sel(alpha_r=1).min()))
+
+    return _of_each(results, value, lambda s, r: s != 1 and r != 1)
+
+
+def swap_ratio(results: xr.Dataset) -> np.ndarray:
+    """B2c: loss nearest the teacher's pair exchanged over that nearest the pair, of teachers with unequal alphas."""
+
+    def value(here: xr.DataArray, s: float, r: float) -> float:
+        own, other = (here.sel(alpha_s=a, alpha_r=b, method="nearest") for a, b in ((s, r), (r, s)))
+        return float(other / own)
+
+    return _of_each(results, value, lambda s, r: s != r)

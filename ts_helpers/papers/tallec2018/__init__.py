@@ -1,1 +1,1 @@
-"""What the chapters on Tallec & Ollivier (2018) share."""
+"""What the chapters on Tallec & Ollivier (2018) share; figures and texts stay there."""

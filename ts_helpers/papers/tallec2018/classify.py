@@ -1,6 +1,7 @@
-"""Classes of sequences, asked for at their end: the loss, the share of wrong answers, and batches drawn anew."""
+"""Classes of sequences, from their last step: loss, error rate and batches; networks and images are made elsewhere."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,6 @@ from torch.nn import functional as F
 
 from ts_helpers.datasets.pixels import Part
 from ts_helpers.seeding import generator_of
-from ts_helpers.streams import Batch
 
 AT_ONCE = 250  # sequences; the states of 10,000 images of 784 pixels at 512 units would take 16 GB
 
@@ -18,19 +18,19 @@ def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(network(x)[-1], y)
 
 
-def wrong(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def error_rate(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Share of sequences whose greatest score at the last step is not that of their class; shapes as above."""
     parts = zip(x.split(AT_ONCE, dim=1), y.split(AT_ONCE), strict=True)
     return torch.cat([network(part)[-1].argmax(-1) != own for part, own in parts]).double().mean()
 
 
-def epochs(part: Part, size: int, *seed: int) -> tuple[Batch, int]:
+def shuffled_batches(part: Part, batch_size: int, *seed: int) -> tuple[Callable[[int], tuple[Tensor, Tensor]], int]:
     """Return the batches of a training in which each epoch has all images once, in an order of its own.
 
     Args:
         part: the images.
-        size: images in a batch; what is left over at the end of an epoch is left out.
-        seed: path of seeds, see `aru.generator_of`; the same path gives the same orders.
+        batch_size: images in a batch; what is left over at the end of an epoch is left out.
+        seed: path of seeds, see `seeding.generator_of`; the same path gives the same orders.
 
     Returns:
         The images and classes of a step, and how many steps make an epoch.
@@ -38,17 +38,17 @@ def epochs(part: Part, size: int, *seed: int) -> tuple[Batch, int]:
     Raises:
         ValueError: there are fewer images than a batch has.
     """
-    if size > len(part.y):
-        raise ValueError(f"size must be at most {len(part.y)}, the number of images, got {size}")
-    steps = len(part.y) // size
+    if batch_size > len(part.y):
+        raise ValueError(f"batch_size must be at most {len(part.y)}, the number of images, got {batch_size}")
+    n_steps = len(part.y) // batch_size
 
     @functools.lru_cache(maxsize=1)
     def order(epoch: int) -> Tensor:
         return torch.randperm(len(part.y), generator=generator_of(*seed, epoch)).to(part.y.device)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        epoch, k = divmod(step, steps)
-        chosen = order(epoch)[k * size : (k + 1) * size]
+        epoch, k = divmod(step, n_steps)
+        chosen = order(epoch)[k * batch_size : (k + 1) * batch_size]
         return part.x[:, chosen], part.y[chosen]
 
-    return batch, steps
+    return batch, n_steps

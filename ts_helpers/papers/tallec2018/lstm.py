@@ -1,18 +1,18 @@
-"""An LSTM with a read-out: torch's own cell, with weights drawn from a generator."""
+"""An LSTM with a read-out: torch's own cell, weights drawn from a generator; where its gates start is set elsewhere."""
 
 import torch
 from torch import Tensor, nn
 
 
 class LSTMNetwork(nn.Module):
-    """Reads a sequence, and answers at every step.
+    """Reads a sequence, with an output at every step.
 
     Args:
         input_size: features.
         hidden_size: units.
         output_size: scores.
         generator: draws all weights and biases within ``1 / sqrt(hidden_size)`` of 0, as torch does. Where gates
-            start is set afterwards, by `chrono.set_gate_bias_` or `chrono.chrono_init_`, on ``lstm``.
+            start is set afterwards, by `timescales.set_gate_bias_` or `timescales.chrono_init_`, on ``lstm``.
     """
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, *, generator: torch.Generator):

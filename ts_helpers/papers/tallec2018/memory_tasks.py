@@ -1,8 +1,7 @@
-"""An LSTM from different starts on the memory tasks of Tallec & Ollivier (2018), Section 3: copying and adding."""
+"""An LSTM from different starts on copying and adding, and a figure of its losses; the claims stay in chapters."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers import streams
-from ts_helpers.book import figures
 from ts_helpers.datasets import copying
+from ts_helpers.fit import History, fit
 from ts_helpers.papers.tallec2018.lstm import LSTMNetwork
 from ts_helpers.seeding import generator_of
 from ts_helpers.timescales import chrono_init_, set_gate_bias_
 
 Start = Callable[[nn.LSTM, torch.Generator], None]
-HELD = 500  # sequences that losses are taken on
-ENOUGH = 0.01  # share of the memoryless score at which a network is done
+N_HELD_OUT = 500  # sequences that metrics are taken on
+STOP_BELOW = 0.01  # share of the memoryless score at which a network is done
 _STYLES: list[tuple[str, Any]] = [
-    (figures.ORANGE, figures.DASHES[1]),
-    (figures.BLUE, "-"),
-    (figures.GREEN, figures.DASHES[2]),
+    ("C1", (0, (4, 1.5))),
+    ("C0", "-"),
+    ("C3", (0, (1, 1))),
 ]
 
 
@@ -39,7 +37,7 @@ class Task:
 
     Attributes:
         make: ``make(T, n, generator=...)``, inputs and targets.
-        features: numbers heard at a step, and numbers answered.
+        features: of a step's input, and of its output.
         loss: ``loss(network, x, y)``.
         memoryless: ``memoryless(n_steps)``, the best loss without memory, for sequences of so many steps.
     """
@@ -52,12 +50,12 @@ class Task:
 
 def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Mean over all steps, dummies included; symbols (time, batch)."""
-    heard = F.one_hot(x, copying.ALPHABET).to(next(network.parameters()).dtype)
-    return F.cross_entropy(network(heard).flatten(0, 1), y.flatten())
+    input = F.one_hot(x, copying.ALPHABET).to(next(network.parameters()).dtype)
+    return F.cross_entropy(network(input).flatten(0, 1), y.flatten())
 
 
 def squared_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of the answer at the last step; x (time, batch, 2), y (batch, 1)."""
+    """Mean squared error of the output at the last step; x (time, batch, 2), y (batch, 1)."""
     return F.mse_loss(network(x)[-1], y)
 
 
@@ -85,52 +83,50 @@ def compare(
     starts: Mapping[str, Start],
     *,
     n_seeds: int,
-    steps: int,
-    n_looks: int,
+    n_steps: int,
+    n_evaluations: int,
     units: int,
-    batch: int = 32,
+    batch_size: int = 32,
     lr: float = 1e-3,
     late: int = 0,
-    enough: float = 0.0,
+    stop_below: float | None = None,
     run: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    hours: float | None = None,
+    time_limit: float | None = None,
     checkpoint: Path | None = None,
     name: str = "",
 ) -> xr.Dataset:
     """Train an LSTM from each start, by RMSprop without clipping, on fresh sequences in every step.
 
-    In each run all starts have the same weights but for the biases that they set, and see the same sequences. On a GPU
-    all networks are trained at once.
+    In each run all starts have the same weights but for the biases that they set, and the same sequences.
 
     Args:
         task: one of TASKS.
         T: of the task, steps.
         starts: what sets biases, by name.
         n_seeds: runs.
-        steps: of RMSprop.
-        n_looks: how often the loss on held-out sequences is taken, besides once before any step.
+        n_steps: of RMSprop.
+        n_evaluations: how often the loss on held-out sequences is taken, besides once before any step.
         units: of the LSTM.
-        batch: sequences in a step.
+        batch_size: sequences in a step.
         lr: learning rate.
-        late: how many more steps the answers of a copying task are due after the signal.
-        enough: a network is done once three looks in a row were at or below this share of the memoryless score.
+        late: how many more steps the targets of a copying task are due after the signal.
+        stop_below: share of the memoryless score; a network is done after three evaluations in a row at or below it.
         run: index of the one run to train; None for all of them.
         seed: of the experiment.
         device: where.
-        hours: that each network may take now, see `streams.train`.
-        checkpoint: folder, see `streams.train`.
+        time_limit: hours that each network may take now, see `fit`.
+        checkpoint: folder, see `fit`.
         name: stands before progress bars.
 
     Returns:
         loss (start, seed, look) over the memoryless score, NaN where training had stopped; step (look); diverged,
-        taken and seconds (start, seed); of networks trained at once, each has its share of the seconds. The coordinate
-        ``seed`` has the indices of the runs.
+        taken and seconds (start, seed). The coordinate ``seed`` has the indices of the runs.
 
     Raises:
-        ValueError: no such task; no start; answers that are early, or late where there is one answer at the end; looks
-            that do not divide steps; no run, or no such run.
+        ValueError: no such task; no start; targets that are early, or late where there is one at the end; evaluations
+            that do not divide n_steps; no run, or no such run.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -140,8 +136,8 @@ def compare(
         raise ValueError(f"late must be 0 or more, got {late}")
     if late and task == "adding":
         raise ValueError(f"late must be 0 for adding, got {late}")
-    if n_looks < 1 or steps % n_looks:
-        raise ValueError(f"n_looks must divide steps, got {n_looks=}, {steps=}")
+    if n_evaluations < 1 or n_steps % n_evaluations:
+        raise ValueError(f"n_evaluations must divide n_steps, got {n_evaluations=}, {n_steps=}")
     if n_seeds < 1:
         raise ValueError(f"n_seeds must be 1 or more, got {n_seeds}")
     if run is not None and not 0 <= run < n_seeds:
@@ -157,34 +153,28 @@ def compare(
 
     base = of.memoryless(len(sequences(1, 0)[0]))
 
-    def training(index: int, start: str) -> Callable[[], streams.Course]:
+    def train(index: int, start: str) -> History:
         network = LSTMNetwork(of.features[0], units, of.features[1], generator=generator_of(seed, 0, index))
         starts[start](network.lstm, generator_of(seed, 1, index))
-        network.to(device)
-        batches = partial(sequences, batch, 3, index)
-        return partial(
-            streams.train,
-            network,
+        return fit(
+            network.to(device),
             of.loss,
-            batches,
-            sequences(HELD, 2, index),
-            steps=steps,
-            every=steps // n_looks,
-            optimizer=torch.optim.RMSprop(network.parameters(), lr=lr, alpha=0.9),
-            enough=enough * base,
-            gradient=streams.captured(network, of.loss, batches(0)) if on_gpu else None,
-            hours=hours,
+            partial(sequences, batch_size, 3, index),
+            n_steps=n_steps,
+            optimizer="rmsprop",
+            lr=lr,
+            eval_data=sequences(N_HELD_OUT, 2, index),
+            eval_interval=n_steps // n_evaluations,
+            stop_below=None if stop_below is None else stop_below * base,
+            time_limit=time_limit,
             checkpoint=checkpoint,
             name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
         )
 
-    on_gpu = torch.device(device).type == "cuda"
-    trainings = [training(index, start) for index in runs for start in starts]
-    courses = _side_by_side(trainings) if on_gpu else [train() for train in trainings]
+    histories = [[train(index, start) for start in starts] for index in runs]
 
-    def of_all(what: str) -> np.ndarray:
-        values = np.array([getattr(course, what) for course in courses], float)
-        return values.reshape(len(runs), len(starts), *values.shape[1:]).swapaxes(0, 1)
+    def of_all(what: Callable[[History], Any]) -> np.ndarray:
+        return np.array([[what(history) for history in row] for row in histories], float).swapaxes(0, 1)
 
     dims = "start", "seed"
     how = "whether loss or gradient stopped being finite"
@@ -192,32 +182,27 @@ def compare(
         {
             "loss": (
                 (*dims, "look"),
-                of_all("loss") / base,
+                of_all(lambda history: history.metrics["loss"][0]) / base,
                 {"units": "1", "long_name": "held-out loss over the memoryless score"},
             ),
-            "step": ("look", courses[0].step, {"units": "steps", "long_name": "step of RMSprop"}),
-            "diverged": (dims, of_all("diverged"), {"units": "1", "long_name": how}),
-            "taken": (dims, of_all("taken"), {"units": "steps", "long_name": "steps trained"}),
-            "seconds": (dims, of_all("seconds"), {"units": "s", "long_name": "time that training took"}),
+            "step": ("look", histories[0][0].at, {"units": "steps", "long_name": "step of RMSprop"}),
+            "diverged": (dims, of_all(lambda history: history.diverged[0] >= 0), {"units": "1", "long_name": how}),
+            "taken": (
+                dims,
+                of_all(lambda history: history.n_steps[0]),
+                {"units": "steps", "long_name": "steps trained"},
+            ),
+            "seconds": (
+                dims,
+                of_all(lambda history: history.seconds),
+                {"units": "s", "long_name": "time that training took"},
+            ),
         },
         coords={
             "start": ("start", list(starts), {"long_name": "where gates start"}),
             "seed": ("seed", list(runs), {"units": "1", "long_name": "index of the run"}),
         },
     )
-
-
-def _side_by_side(trainings: Sequence[Callable[[], streams.Course]]) -> list[streams.Course]:
-    """Run all at once, each in a stream: one such network needs little of a GPU. Each has its share of the time."""
-
-    def in_stream(train: Callable[[], streams.Course]) -> streams.Course:
-        with torch.cuda.stream(torch.cuda.Stream()):
-            return train()
-
-    torch.cuda.synchronize()  # what they start from was made in another stream
-    with ThreadPoolExecutor(len(trainings)) as threads:
-        courses = list(threads.map(in_stream, trainings))
-    return [replace(course, seconds=course.seconds / len(courses)) for course in courses]
 
 
 def runs_of(results: xr.Dataset, arm: str) -> xr.Dataset:
@@ -239,7 +224,7 @@ def steps_taken(taken: xr.DataArray) -> str:
 
 
 def at_end(loss: xr.DataArray) -> xr.DataArray:
-    """Return the median of the last three looks of each network that were taken; loss (..., look)."""
+    """Return the median of the last three evaluations of each network that were made; loss (..., look)."""
     return xr.apply_ufunc(
         lambda each: np.median(each[np.isfinite(each)][-3:]) if np.isfinite(each).any() else np.nan,
         loss,
@@ -249,7 +234,7 @@ def at_end(loss: xr.DataArray) -> xr.DataArray:
 
 
 def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.DataArray:
-    """Return the step of the first look at which a loss is below a level; infinity where it never is.
+    """Return the step of the first evaluation at which a loss is below a level; infinity where it never is.
 
     Args:
         loss: (..., look).
@@ -263,25 +248,25 @@ def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.Da
 
 
 def plot_starts(
-    ax: Axes, results: xr.Dataset, starts: Sequence[str], batch: int = 32, least: float = 3e-3
+    ax: Axes, results: xr.Dataset, starts: Sequence[str], batch_size: int = 32, least: float = 3e-3
 ) -> SecondaryAxis:
     """Draw the losses of one comparison, every run thin and medians thick, and a level for no memory and for a half.
 
-    A network that is done counts in the median with its last looks, and one that diverged does not count. The median
+    A network that is done counts in the median with its last evaluations, one that diverged does not count. The median
     ends where training has stopped for any other.
 
     Args:
         ax: where; its lower axis has steps.
         results: of `compare`.
-        starts: which to draw, each with a look of its own by its place; one without losses is left out.
-        batch: sequences in a step.
+        starts: which to draw, each with a colour and dash by its place; one without losses is left out.
+        batch_size: sequences in a step.
         least: losses below are drawn there.
 
     Returns:
         The upper axis, with thousands of sequences.
 
     Raises:
-        ValueError: more starts than there are looks.
+        ValueError: more starts than there are colours.
     """
     if len(starts) > len(_STYLES):
         raise ValueError(f"starts must be {len(_STYLES)} at most, got {', '.join(starts)}")
@@ -290,7 +275,7 @@ def plot_starts(
             continue
         loss = results.loss.sel(start=start)
         last = at_end(loss)
-        held = loss.where(loss.notnull(), last.where(last <= ENOUGH))
+        held = loss.where(loss.notnull(), last.where(last <= STOP_BELOW))
         held = held.isel(seed=((results.diverged.sel(start=start) == 0) & last.notnull()).values)
         ax.plot(results.step, loss.T.clip(least), color=color, lw=0.5, ls="-")
         if held.sizes["seed"]:
@@ -299,7 +284,7 @@ def plot_starts(
     for level in (1, 0.5):
         ax.axhline(level, color="0.4", ls=":", lw=1)
     ax.set(yscale="log", ylim=(least, 4))
-    both_ways: Any = (lambda step: batch * step / 1000, lambda seen: 1000 * seen / batch)
+    both_ways: Any = (lambda step: batch_size * step / 1000, lambda seen: 1000 * seen / batch_size)
     above = ax.secondary_xaxis("top", functions=both_ways)
     above.tick_params(labelsize=7)
     for axis in (ax.xaxis, above.xaxis):

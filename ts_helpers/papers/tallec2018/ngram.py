@@ -1,4 +1,4 @@
-"""How well a symbol is told from the few before it, by counting alone: a measure of a text, and a score to beat."""
+"""How well counts of the few symbols before predict the next: a score for networks to beat; no network is here."""
 
 import numpy as np
 from torch import Tensor

@@ -1,7 +1,8 @@
-r"""The two networks that read text in Tallec & Ollivier (2018), Appendix A, each with its start for long memories.
+r"""The networks that read text in Tallec & Ollivier (2018), Appendix A, and their losses; training is elsewhere.
 
 Both read ``(states, state) = network(x, state)``: the final state is the next window's first, once detached, so that
-a text can be read on for as long as it goes. A `Reader` says what comes next; `apart` and `following` are its losses.
+a text can be read on for as long as it goes. A `LanguageModel` predicts what comes next; `nll` and `tbptt_nll` are its
+losses.
 """
 
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class LSTMState(NamedTuple):
     """Where a `BatchNormLSTM` stands in its text.
 
     Attributes:
-        h: what the units show, (batch, hidden).
+        h: the units' output, (batch, hidden).
         u: what their cells hold, (batch, hidden).
         steps: how many steps it has made, to tell which statistics come next.
     """
@@ -77,7 +78,7 @@ class BatchNormLSTM(nn.Module):
         h_t &= \sigma(\tilde o_t) \odot \tanh(\mathrm{BN}_t(u_t))
 
     Each BN is another `StepNorm`, with gains from 0.1. Only the last has a shift: the other two have b. The cells
-    themselves are not normalised, so that what they hold comes through. In training, what a gate hears has the mean b
+    themselves are not normalised, so that what they hold comes through. In training, the drive of a gate has the mean b
     over a batch: where gates start is up to b.
 
     Source: Cooijmans et al. (2016), Eqs. 6 to 8 and Section 3; Tallec & Ollivier (2018), Appendix A. U and W, each the
@@ -114,8 +115,8 @@ class BatchNormLSTM(nn.Module):
             zeros = x.new_zeros(x.shape[1], self.W.shape[1])
             state = LSTMState(zeros, zeros, 0)
         (h, u, steps), states = state, []
-        for k, heard in enumerate(F.linear(x, self.U).unbind(0), start=steps):
-            i, f, g, o = (self.norm_h(F.linear(h, self.W), k) + self.norm_x(heard, k) + self.b).chunk(4, 1)
+        for k, input in enumerate(F.linear(x, self.U).unbind(0), start=steps):
+            i, f, g, o = (self.norm_h(F.linear(h, self.W), k) + self.norm_x(input, k) + self.b).chunk(4, 1)
             u = f.sigmoid() * u + i.sigmoid() * g.tanh()
             h = o.sigmoid() * self.norm_u(u, k).tanh()
             states.append(h)
@@ -144,7 +145,7 @@ class RecurrentHighway(nn.Module):
         s_l &= (1 - g_l) \odot s_{l-1} + g_l \odot \tanh(U x_t \, [l = 1] + W_l s_{l-1} + b_l)
 
     for l from 1 to the depth L, where :math:`s_0` is the last :math:`s_L` of the step before. With L = 1 it is
-    `gated.GatedCell`. A step of time goes through L gates and keeps the fraction :math:`\prod_l (1 - g_l)` of the
+    `cells.GatedCell`. A step of time goes through L gates and keeps the fraction :math:`\prod_l (1 - g_l)` of the
     state: biases with which a unit forgets in T steps let it forget in T layers, which is about T / L steps.
 
     Source: Zilly et al. (2017), Eqs. 6 to 9, whose transform gate is g; their carry gate is 1 - g, as in their code,
@@ -181,11 +182,11 @@ class RecurrentHighway(nn.Module):
             s = x.new_zeros(x.shape[1], self.W.shape[2])
         layers = list(zip(*(p.unbind(0) for p in (self.W, self.b, self.W_g, self.b_g)), strict=True))
         states = []
-        for heard, heard_g in zip(F.linear(x, self.U).unbind(0), F.linear(x, self.U_g).unbind(0), strict=True):
+        for input, input_g in zip(F.linear(x, self.U).unbind(0), F.linear(x, self.U_g).unbind(0), strict=True):
             for layer, (W, b, W_g, b_g) in enumerate(layers):
                 drive, drive_g = F.linear(s, W, b), F.linear(s, W_g, b_g)
                 if layer == 0:
-                    drive, drive_g = drive + heard, drive_g + heard_g
+                    drive, drive_g = drive + input, drive_g + input_g
                 g = torch.sigmoid(drive_g)
                 s = (1 - g) * s + g * torch.tanh(drive)
             states.append(s)
@@ -208,14 +209,14 @@ class RecurrentHighway(nn.Module):
             b_g.copy_(first)
 
 
-class Reader(nn.Module):
+class LanguageModel(nn.Module):
     """Reads symbols, and after each scores every symbol by how likely it is to come next.
 
     Args:
-        heard: what the network hears of each symbol.
+        embedding: the network's input for each symbol.
         core: the network.
         read_out: scores from its states.
-        carried: (batch, hidden), the state in which the first window of a training by `following` begins; it goes on
+        carried: (batch, hidden), the state in which the first window of a training by `tbptt_nll` begins; it goes on
             from there.
     """
 
@@ -223,26 +224,26 @@ class Reader(nn.Module):
 
     def __init__(
         self,
-        heard: nn.Embedding,
+        embedding: nn.Embedding,
         core: BatchNormLSTM | RecurrentHighway,
         read_out: nn.Linear,
         carried: Tensor | None = None,
     ):
         super().__init__()
-        self.heard, self.core, self.read_out = heard, core, read_out
+        self.embedding, self.core, self.read_out = embedding, core, read_out
         self.register_buffer("carried", carried)  # so that a checkpoint has it too
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Map symbols x (time, batch) and a state, or zeros, to scores (time, batch, symbols) and the last state."""
-        states, state = self.core(self.heard(x.long()), state)
+        states, state = self.core(self.embedding(x.long()), state)
         return self.read_out(states), state
 
 
-def apart(reader: Reader, x: Tensor, y: Tensor) -> Tensor:
+def nll(model: LanguageModel, x: Tensor, y: Tensor) -> Tensor:
     """Return the cross entropy of windows that have nothing to do with each other, each read from a state of 0.
 
     Args:
-        reader: of symbols.
+        model: of symbols.
         x: (time, windows), what is read.
         y: the same shape, what comes next.
 
@@ -251,32 +252,32 @@ def apart(reader: Reader, x: Tensor, y: Tensor) -> Tensor:
     """
     total = x.new_zeros((), dtype=torch.float32)
     for some_x, some_y in zip(x.split(AT_ONCE, 1), y.split(AT_ONCE, 1), strict=True):
-        total = total + _missed(reader(some_x)[0], some_y)
+        total = total + _nll(model(some_x)[0], some_y)
     return total / x.numel()
 
 
-def following(reader: Reader, x: Tensor, y: Tensor, first: Tensor) -> Tensor:
+def tbptt_nll(model: LanguageModel, x: Tensor, y: Tensor, first: Tensor) -> Tensor:
     """Return the cross entropy of windows that follow each other, where the state goes on from each to the next.
 
     In training the state goes on from call to call too; gradients do not.
 
     Args:
-        reader: of symbols; to train it, it must have a state to carry.
+        model: of symbols; to train it, it must have a state to carry.
         x: (windows, time, batch), as `datasets.text.streams` cuts a text.
         y: the same shape, what comes next.
         first: (), whether the first window begins the text, with a state of 0.
 
     Returns:
-        In nats per symbol, see `apart`.
+        In nats per symbol, see `nll`.
     """
-    total, state = x.new_zeros((), dtype=torch.float32), None if first else reader.carried
+    total, state = x.new_zeros((), dtype=torch.float32), None if first else model.carried
     for window, after in zip(x, y, strict=True):
-        scores, state = reader(window, state)
-        total, state = total + _missed(scores, after), state.detach()
-    if reader.training:
-        reader.carried = state
+        scores, state = model(window, state)
+        total, state = total + _nll(scores, after), state.detach()
+    if model.training:
+        model.carried = state
     return total / x.numel()
 
 
-def _missed(scores: Tensor, y: Tensor) -> Tensor:
+def _nll(scores: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, 1), y.flatten().long(), reduction="sum")

@@ -10,19 +10,19 @@ from ts_helpers.timescales import LogTau
 DT, ETA_W, ETA_T, ETA_U = 0.01, 0.1, 0.01, 0.01
 
 
-def numpy_paper(W, tau, u, desired, update, nudge):
+def numpy_paper(W, tau, u, targets, update, forcing):
     """Section 2 of Matsuki & Shibata (2018), one network, neuron by neuron; returns W, tau, u after every step."""
     n, W, tau, u = len(u), W.copy(), tau.copy(), u.copy()
     T, a, x = np.log(tau), np.zeros(len(u)), np.tanh(u)
     history = []
-    for d in desired:
+    for d in targets:
         u_before, x_before, alpha = u.copy(), x.copy(), DT / tau
         for j in range(n):
             u[j] = (1 - alpha[j]) * u_before[j] + alpha[j] * sum(W[j, i] * x_before[i] for i in range(n))  # 2
         x = np.tanh(u)  # 3
         for j in range(n):
             a[j] = -(u[j] - u_before[j]) / tau[j] + (1 - alpha[j]) * a[j]  # 11
-        if nudge == "before":
+        if forcing == "before":
             u = u + ETA_U * (d - x) / (1 - x**2)  # 16
             x = np.tanh(u)
         for j in range(n):
@@ -36,7 +36,7 @@ def numpy_paper(W, tau, u, desired, update, nudge):
                 tau[j] = np.clip(tau[j] + ETA_T * tau[j] ** 2 * gradient, 0.01, 100)  # 15, with the sign put right
             else:
                 tau[j] = np.clip(tau[j] + ETA_T * gradient, 0.01, 100)  # 7
-        if nudge == "after":
+        if forcing == "after":
             u = u + ETA_U * (d - x) / (1 - x**2)  # 16
             x = np.tanh(u)
         history.append((W.copy(), tau.copy(), u.copy()))
@@ -44,28 +44,33 @@ def numpy_paper(W, tau, u, desired, update, nudge):
 
 
 def random_networks(networks=5, seed=0):
-    """Weights (3, 3, networks), time constants and states (3, networks), 50 desired outputs."""
+    """Weights (3, 3, networks), time constants and states (3, networks), 50 targets."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return draw(3, 3, networks), torch.exp(draw(3, networks)), draw(3, networks), torch.tanh(draw(50, 3, networks))
 
 
-@pytest.mark.parametrize("nudge", ["after", "before"])
+def taught(learner, targets):
+    for d in targets:
+        learner.step(d)
+    return learner
+
+
+@pytest.mark.parametrize("forcing", ["after", "before"])
 @pytest.mark.parametrize("update", ["log", "scaled", "direct"])
-def test_learner_equals_numpy_transcription(update, nudge):
-    W, tau, u, desired = random_networks()
-    learner = OnlineLearner(W, tau, u, dt=DT, eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U, update=update, nudge=nudge)
-    expected = [numpy_paper(*(a[..., i].numpy() for a in (W, tau, u, desired)), update, nudge) for i in range(5)]
-    for t, d in enumerate(desired):
+def test_learner_equals_numpy_transcription(update, forcing):
+    W, tau, u, targets = random_networks()
+    learner = OnlineLearner(W, tau, u, dt=DT, eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U, update=update, forcing=forcing)
+    expected = [numpy_paper(*(a[..., i].numpy() for a in (W, tau, u, targets)), update, forcing) for i in range(5)]
+    for t, d in enumerate(targets):
         learner.step(d)
         for i in range(5):
-            for ours, theirs in zip(
-                (learner.W[..., i], learner.tau[:, i], learner.u[:, i]), expected[i][t], strict=True
-            ):
-                np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+            ours = learner.W[..., i], learner.tau[:, i], learner.u[:, i]
+            for mine, theirs in zip(ours, expected[i][t], strict=True):
+                np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_step_without_teacher_equals_the_leaky_cell():
+def test_step_without_target_equals_the_ctrnn_cell():
     W, tau, u, _ = random_networks(networks=1)
     learner = OnlineLearner(W, tau, u, dt=DT)
     cell = CTRNNCell(0, 3, 0.5, LogTau(DT), generator=torch.Generator()).double()
@@ -79,13 +84,13 @@ def test_step_without_teacher_equals_the_leaky_cell():
     torch.testing.assert_close(x, torch.tanh(u).T)
 
 
-@pytest.mark.parametrize("nudge", ["after", "before"])
-def test_exact_gradients_equal_autograd_through_the_nudge(nudge):
-    W, tau, u, desired = random_networks(networks=2)
-    learner = OnlineLearner(W, tau, u, dt=DT, eta_u=0.05, tau_gradient="exact", weight_gradient="exact", nudge=nudge)
+@pytest.mark.parametrize("forcing", ["after", "before"])
+def test_exact_gradients_equal_autograd_through_the_forcing(forcing):
+    W, tau, u, targets = random_networks(networks=2)
+    how = dict(tau_gradient="exact", weight_gradient="exact", forcing=forcing)
+    learner = taught(OnlineLearner(W, tau, u, dt=DT, eta_u=0.05, **how), targets)
     W, tau = W.clone().requires_grad_(True), tau.clone().requires_grad_(True)
-    for d in desired:
-        learner.step(d)
+    for d in targets:
         alpha = DT / tau
         u = (1 - alpha) * u + alpha * torch.einsum("jir,ir->jr", W, torch.tanh(u))
         u = u + 0.05 * (d - torch.tanh(u)) / (1 - torch.tanh(u) ** 2)
@@ -94,48 +99,38 @@ def test_exact_gradients_equal_autograd_through_the_nudge(nudge):
     torch.testing.assert_close(learner.Q.sum(0), by_W)
 
 
-def test_local_gradient_is_exact_for_neurons_that_do_not_hear_each_other():
-    _, tau, u, desired = random_networks()
+def test_local_gradient_is_exact_for_unconnected_neurons():
+    _, tau, u, targets = random_networks()
     W = torch.zeros(3, 3, 5).double()
-    local = OnlineLearner(W, tau, u, eta_tau=ETA_T)
-    exact = OnlineLearner(W, tau, u, eta_tau=ETA_T, tau_gradient="exact")
-    for d in desired:
-        local.step(d)
-        exact.step(d)
+    local, exact = (
+        taught(OnlineLearner(W, tau, u, eta_tau=ETA_T, tau_gradient=how), targets) for how in ("local", "exact")
+    )
     torch.testing.assert_close(local.tau, exact.tau)
 
 
 def test_networks_of_a_stack_do_not_disturb_each_other():
-    W, tau, u, desired = random_networks()
+    W, tau, u, targets = random_networks()
     rates = dict(eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U)
     W[..., 1] = torch.nan  # one that has diverged
-    stack, alone = OnlineLearner(W, tau, u, **rates), OnlineLearner(W[..., :1], tau[:, :1], u[:, :1], **rates)
-    for d in desired:
-        stack.step(d)
-        alone.step(d[:, :1])
+    stack = taught(OnlineLearner(W, tau, u, **rates), targets)
+    alone = taught(OnlineLearner(W[..., :1], tau[:, :1], u[:, :1], **rates), targets[..., :1])
     torch.testing.assert_close(stack.tau[:, :1], alone.tau)
-    assert bool(stack.touched[1])
-    assert not bool(stack.touched[0])
+    assert stack.touched[:2].tolist() == [False, True]
 
 
 def test_each_network_can_have_its_own_rates():
-    W, tau, u, desired = random_networks(networks=2)
+    W, tau, u, targets = random_networks(networks=2)
     rates = torch.tensor([0.0, ETA_T])
-    learner = OnlineLearner(W, tau, u, eta_tau=rates, eta_w=rates.flip(0))
-    for d in desired:
-        learner.step(d)
-    torch.testing.assert_close(learner.tau[:, 0], tau[:, 0])
-    torch.testing.assert_close(learner.W[..., 1], W[..., 1])
-    assert not torch.allclose(learner.tau[:, 1], tau[:, 1])
-    assert not torch.allclose(learner.W[..., 0], W[..., 0])
+    learner = taught(OnlineLearner(W, tau, u, eta_tau=rates, eta_w=rates.flip(0)), targets)
+    for k in range(2):
+        assert torch.allclose(learner.tau[:, k], tau[:, k]) == (k == 0)
+        assert torch.allclose(learner.W[..., k], W[..., k]) == (k == 1)
 
 
 @pytest.mark.parametrize("update", ["log", "direct"])
-def test_tau_is_held_at_its_bounds_and_the_touch_is_kept(update):
-    W, tau, u, desired = random_networks()
-    learner = OnlineLearner(W, tau, u, eta_tau=1e4, update=update)
-    for d in desired:
-        learner.step(d)
+def test_tau_is_held_at_its_bounds_and_the_touch_is_noted(update):
+    W, tau, u, targets = random_networks()
+    learner = taught(OnlineLearner(W, tau, u, eta_tau=1e4, update=update), targets)
     assert bool(((learner.tau >= 0.01 - 1e-12) & (learner.tau <= 100 + 1e-9)).all())
     assert bool(learner.touched.any())
 
@@ -146,7 +141,7 @@ def test_tau_is_held_at_its_bounds_and_the_touch_is_kept(update):
         (dict(eta_w=-0.1), "eta_w must be 0 or positive, got -0.1"),
         (dict(eta_tau=float("nan")), "eta_tau must be 0 or positive, got nan"),
         (dict(update="linear"), "update must be one of log, scaled, direct, got 'linear'"),
-        (dict(nudge="never"), "nudge must be one of after, before, got 'never'"),
+        (dict(forcing="never"), "forcing must be one of after, before, got 'never'"),
         (dict(tau=torch.full((3, 5), 200.0)), r"tau must lie in \[0.01, 100\], got 200"),
         (dict(W=torch.zeros(2, 3, 5)), "W must be"),
     ],
@@ -157,34 +152,25 @@ def test_learner_refuses_what_it_cannot_use(change, message):
         OnlineLearner(**dict(W=W, tau=tau, u=u) | change)
 
 
-def test_ring_weights_are_the_papers():
+# The teacher
+
+
+def test_ring_has_the_papers_weights_and_oscillates_as_its_numpy_transcription():
     W = ring_weights(2, 3, -4)
-    for j in range(3):
-        assert W[j, j] == 2
-        assert W[(j + 1) % 3, j] == 3  # anti-clockwise: from j to the next
-        assert W[j, (j + 1) % 3] == -4
-
-
-def test_ring_oscillation_equals_numpy_transcription():
+    for j in range(3):  # anti-clockwise: from j to the next
+        assert (W[j, j], W[(j + 1) % 3, j], W[j, (j + 1) % 3]) == (2, 3, -4)
     W, tau = ring_weights().numpy().astype(float), np.array([2.0, 5.0, 10.0])
     u, outputs = np.array([0.0, 1.0, 0.0]), []  # the second neuron starts
     for _ in range(300):
         u = (1 - 0.01 / tau) * u + 0.01 / tau * (W @ np.tanh(u))
         outputs.append(np.tanh(u))
-    np.testing.assert_allclose(ring_oscillation(300, ring_teacher())[:, 1], outputs, rtol=1e-10)
+    oscillation = ring_oscillation(6000, ring_teacher())
+    np.testing.assert_allclose(oscillation[:300, 1], outputs, rtol=1e-10)
+    assert bool((oscillation[3000:].amax(0) > 0.8).all()) and bool((oscillation[3000:].amin(0) < -0.8).all())
 
 
-def test_ring_teacher_keeps_oscillating():
-    late = ring_oscillation(6000, ring_teacher())[3000:]
-    assert bool((late.amax(0) > 0.8).all())
-    assert bool((late.amin(0) < -0.8).all())
-
-
-def test_ring_teacher_rejects_tau_too_small_for_its_step():
+def test_ring_refuses_tau_too_small_for_its_step_and_no_steps():
     with pytest.raises(ValueError, match="alpha of a LogTau dial"):
         ring_teacher((0.004, 5, 10))
-
-
-def test_ring_oscillation_rejects_no_steps():
-    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_steps must be 1 or more, got n_steps=0"):
         ring_oscillation(0, ring_teacher())
