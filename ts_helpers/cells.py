@@ -1,22 +1,24 @@
-"""One step of each cell of the book, and `unroll`, which makes a sequence of them."""
+"""One step of each cell of the book, `unroll`, which makes a sequence of them, and a network of a cell and a read-out.
+
+No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls).
+"""
 
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ts_helpers.engine.gated import gated_recurrence, leaky_rnn_recurrence
-from ts_helpers.engine.recurrence import applies_to, aru_network, aru_recurrence, leaky_recurrence
+from ts_helpers.engine import compiled
 from ts_helpers.timescales import Dial, set_dial
 
 
 class Cell(Protocol):
-    """What `unroll` needs of a cell."""
+    """What `unroll` needs of a cell; ``activity(state)``, if it has one, maps states (..., state) to what is read."""
 
     def __call__(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and a state (batch, hidden) to the next state."""
@@ -25,31 +27,56 @@ class Cell(Protocol):
         """Return the state before the first step, for an input x (batch, input)."""
 
 
-@runtime_checkable
-class HasActivity(Protocol):
-    """A cell whose units show something else than their state."""
+def unroll(
+    cell: Cell, x: Tensor, state: Tensor | None = None, *, read_out: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Step a cell through a sequence.
 
-    def activity(self, state: Tensor) -> Tensor:
-        """Map states (..., state) to what the units show (..., hidden)."""
+    Args:
+        cell: a module with ``forward(x, state) -> state`` and ``initial_state(x)``.
+        x: (time, batch, input).
+        state: (batch, state) before the first step; the cell's own if not given.
+        read_out: V (features, hidden) and c (features,), weights of the units' activity (or state, see `Cell`).
+
+    Returns:
+        The states after each step, (time, batch, state), or with a read-out ``V a + c`` of each activity ``a``,
+        (time, batch, features).
+
+    Raises:
+        ValueError: ``x`` has not three dimensions, or no time step; shapes or types do not fit.
+    """
+    if x.ndim != 3 or len(x) == 0:
+        raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
+    with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
+        state = cell.initial_state(x[0]) if state is None else state
+        known = cell._recurrence() if hasattr(cell, "_recurrence") else ("unknown",)
+        if read_out is not None and (outputs := compiled(x, state, *known, read_out=read_out)) is not None:
+            return outputs
+        states = compiled(x, state, *known)
+        if states is None:
+            states = torch.stack([state := cell(x_t, state) for x_t in x.unbind(0)])  # x[t]: O(time^2) backward
+    if read_out is None:
+        return states
+    return F.linear(cell.activity(states) if hasattr(cell, "activity") else states, *read_out)
 
 
-@runtime_checkable
-class HasSequence(Protocol):
-    """A cell that can also make all its steps in one call, the same numbers sooner."""
-
-    def applies_to(self, x: Tensor) -> bool:
-        """True where it can do so for the input x."""
-
-    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the states after each, stacked."""
+def identity(h: Tensor) -> Tensor:
+    """Return h: the activation of a linear unit."""
+    return h
 
 
-@runtime_checkable
-class HasOutputs(HasSequence, Protocol):
-    """A cell that can do so together with its read-out."""
+def _uniform(width: float, *shapes: tuple[int, ...], generator: Generator) -> list[nn.Parameter]:
+    """Draw weights within ``width`` of 0."""
+    return [nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * width) for shape in shapes]
 
-    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to V a + c for each activity a."""
+
+def _set_leak(cell: nn.Module, name: str, alpha: float | Tensor, dial: Dial) -> None:
+    """Give a cell of units with biases b a leak rate, shared by all units or one a unit."""
+    value, units = torch.as_tensor(alpha, dtype=torch.get_default_dtype()), len(cell.get_parameter("b"))
+    if value.shape not in ((), (units,)):
+        raise ValueError(f"{name} must be a number or one for each of {units} units, got {tuple(value.shape)}")
+    setattr(cell, name, nn.Parameter(value.clone()))
+    set_dial(cell, name, dial)
 
 
 class CTRNNCell(nn.Module):
@@ -59,16 +86,12 @@ class CTRNNCell(nn.Module):
         u_t = (1 - \alpha) \odot u_{t-1} + \alpha \odot \big( W \tanh(u_{t-1}) + U x_t \big),
         \qquad \alpha = \Delta t / \tau
 
-    The output of a neuron is ``tanh(u)``.
-
     Source: Matsuki & Shibata (2018), Eqs. 1-3. Departure: they have no input; with ``input_size = 0`` neither
     has the cell.
 
     Args:
-        input_size: features of ``x_t``; 0 for a network that only listens to itself.
-        hidden_size: neurons.
-        alpha: initial leak rate, one number or one a neuron.
-        dial: where alpha comes from, see `ts_helpers.timescales`.
+        input_size, hidden_size: features of ``x_t``, 0 for a network without input, and neurons.
+        alpha, dial: initial leak rate, one number or one a neuron, and where it comes from, see `timescales`.
         generator: draws the weights, normal with standard deviation ``1 / sqrt(fan-in)``.
 
     Raises:
@@ -77,15 +100,7 @@ class CTRNNCell(nn.Module):
 
     alpha: Any  # reads as a Tensor; a number can be assigned too
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        alpha: float | Tensor,
-        dial: Dial,
-        *,
-        generator: torch.Generator,
-    ):
+    def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__()
         if input_size < 0 or hidden_size < 1:
             raise ValueError(f"sizes must be input >= 0 and hidden >= 1, got {input_size=}, {hidden_size=}")
@@ -99,21 +114,14 @@ class CTRNNCell(nn.Module):
         drive = F.linear(torch.tanh(u), self.W) + F.linear(x, self.U)
         return (1 - self.alpha) * u + self.alpha * drive
 
-    def activity(self, u: Tensor) -> Tensor:
-        """Return the outputs of states (..., hidden)."""
-        return torch.tanh(u)
-
-    def applies_to(self, x: Tensor) -> bool:
-        """True where `sequence` can take the place of a loop."""
-        return applies_to(x)
-
-    def sequence(self, x: Tensor, u: Tensor) -> Tensor:
-        """Map x (time, batch, input) and u (batch, hidden) to the states after each step, (time, batch, hidden)."""
-        return leaky_recurrence(x, self.U, self.W, torch.zeros_like(self.W[0]), self.alpha, u)
+    activity = staticmethod(torch.tanh)  # the outputs of neurons, for states (..., hidden)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return zeros (batch, hidden) for an input x (batch, input)."""
         return x.new_zeros(len(x), len(self.W))
+
+    def _recurrence(self) -> tuple[Any, ...]:
+        return "leaky", self.U, self.W, torch.zeros_like(self.W[0]), self.alpha
 
 
 class MTRNNCell(nn.Module):
@@ -126,21 +134,19 @@ class MTRNNCell(nn.Module):
     with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the
     layers' side by side, lowest first.
 
-    Source: Benureau & Tani (2018), Section 2.1. The text does not say whether a layer hears the layer below as it was,
-    :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or as it has just become, :math:`d^{k-1}_t`
-    (``"sequential"``, their code).
+    Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of the layer below a layer
+    receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the new one,
+    :math:`d^{k-1}_t` (``"sequential"``, their code).
 
     Args:
-        input_size: features of ``x_t``.
-        layers: units of each layer, lowest first.
+        input_size, layers: features of ``x_t``, and units of each layer, lowest first.
         tau: initial time constant of each layer, in steps.
-        dial: where alpha comes from, see `ts_helpers.timescales`.
+        dial: where alpha comes from, see `timescales`.
         update: "simultaneous" or "sequential".
         generator: draws weights and biases, uniform within ``1 / sqrt(fan-in)`` of 0 as in `torch.nn.Linear`.
 
     Raises:
-        ValueError: sizes below 1, no layer, not one tau a layer, ``1 / tau`` outside the dial's limits, or an unknown
-            update.
+        ValueError: a size below 1, no layer, not one tau a layer, 1 / tau outside the dial's limits, another update.
     """
 
     alpha: Any  # (layers,); reads as a Tensor, a number can be assigned too
@@ -153,7 +159,7 @@ class MTRNNCell(nn.Module):
         dial: Dial,
         *,
         update: Literal["simultaneous", "sequential"] = "simultaneous",
-        generator: torch.Generator,
+        generator: Generator,
     ):
         super().__init__()
         if input_size < 1 or not layers or min(layers) < 1:
@@ -164,14 +170,14 @@ class MTRNNCell(nn.Module):
             raise ValueError(f"update must be simultaneous or sequential, got {update!r}")
         self.layers, self.update = tuple(layers), update
 
-        def draw(rows: int, columns: int, fan_in: int) -> nn.Parameter:
-            return nn.Parameter((2 * torch.rand(rows, columns, generator=generator) - 1) / fan_in**0.5)
+        def draw(fan_in: int, *shape: int) -> nn.Parameter:
+            return nn.Parameter((2 * torch.rand(*shape, generator=generator) - 1) / fan_in**0.5)
 
         below = (input_size, *layers[:-1])
-        self.L = nn.ParameterList(draw(n, m, m) for n, m in zip(layers, below, strict=True))
+        self.L = nn.ParameterList(draw(m, n, m) for n, m in zip(layers, below, strict=True))
         self.S = nn.ParameterList(draw(n, n, n) for n in layers)
-        self.H = nn.ParameterList(draw(n, m, m) for n, m in pairwise(layers))
-        self.b = nn.ParameterList(draw(1, n, n)[0].detach() for n in layers)
+        self.H = nn.ParameterList(draw(m, n, m) for n, m in pairwise(layers))
+        self.b = nn.ParameterList(draw(n, n) for n in layers)
         self.alpha = nn.Parameter(1 / torch.as_tensor(tau, dtype=torch.get_default_dtype()))
         set_dial(self, "alpha", dial)
 
@@ -188,91 +194,48 @@ class MTRNNCell(nn.Module):
             below = torch.tanh(new[k]) if self.update == "sequential" else d[k]
         return torch.cat(new, -1)
 
-    def activity(self, h: Tensor) -> Tensor:
-        """Return the activity of states (..., all layers)."""
-        return torch.tanh(h)
+    activity = staticmethod(torch.tanh)  # d, for states h (..., all layers)
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return zeros (batch, all layers) for an input x (batch, input)."""
         return x.new_zeros(len(x), sum(self.layers))
 
-    def extra_repr(self) -> str:
-        """Tell networks of other layers or updates apart."""
-        return f"layers={self.layers}, update={self.update!r}"
-
     def dense(self) -> Tensor:
         """Return L, S and H as the blocks of one matrix, (all layers, all layers)."""
-        rows = []
-        for k, n in enumerate(self.layers):
-            blocks = {k - 1: self.L[k], k: self.S[k], k + 1: self.H[k] if k < len(self.H) else None}
-            row = [blocks.get(j) for j in range(len(self.layers))]
-            rows.append([self.b[k].new_zeros(n, m) if c is None else c for c, m in zip(row, self.layers, strict=True)])
-        return torch.cat([torch.cat(row, 1) for row in rows])
+        rows, L, H = [], self.L, list(self.H)
+        for k, S_k in enumerate(self.S):
+            row, left = torch.cat([*[L[k]] * (k > 0), S_k, *H[k : k + 1]], 1), sum(self.layers[: max(k - 1, 0)])
+            rows.append(F.pad(row, (left, sum(self.layers) - left - row.shape[1])))
+        return torch.cat(rows)
 
-    def applies_to(self, x: Tensor) -> bool:
-        """True where `sequence` can take the place of a loop."""
-        return applies_to(x)
-
-    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
-        """Map x (time, batch, input) and h (batch, all layers) to the states after each step.
-
-        Simultaneous layers are one leaky recurrence with the dense matrix. So are sequential ones, at half steps:
-        layer k takes its step t at half step 2 t + k, when the layers beside it have taken theirs, and rests at
-        every other.
-        """
-        U, b, alpha = self._whole()
-        if self.update == "simultaneous":
-            return leaky_recurrence(x, U, self.dense(), b, alpha, h)
-        steps, rest = len(x), len(self.layers) - 1
-        x = F.pad(torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)[:-1], (0, 0, 0, 0, 0, rest))
-        turn = torch.arange(len(x), device=x.device)[:, None] - torch.arange(len(self.layers), device=x.device)
-        moves = (turn >= 0) & (turn < 2 * steps) & (turn % 2 == 0)
-        sizes = torch.tensor(self.layers, device=x.device)
-        moves = moves.repeat_interleave(sizes, 1, output_size=sum(self.layers))
-        halves = leaky_recurrence(x, U, self.dense(), b, alpha * moves, h).split(self.layers, -1)
-        return torch.cat([layer[k : k + 2 * steps : 2] for k, layer in enumerate(halves)], -1)
-
-    def outputs(self, x: Tensor, h: Tensor, V: Tensor, c: Tensor) -> Tensor:
-        """Map x (time, batch, input) and h (batch, all layers) to V tanh(h) + c after each step.
-
-        Simultaneous layers are adaptive recurrent units whose rate is tanh of their current at once.
-        """
-        if self.update == "sequential":
-            return F.linear(self.activity(self.sequence(x, h)), V, c)
-        U, b, alpha = self._whole()
-        return aru_network(x, U, self.dense(), b, alpha, torch.ones_like(alpha), h, torch.tanh(h), V, c, f=torch.tanh)
-
-    def _whole(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return U, b and alpha of the one layer that the stack is."""
+    def _recurrence(self) -> tuple[Any, ...]:
         sizes = torch.tensor(self.layers, device=self.b[0].device)
         alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
-        return F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:]))), torch.cat(tuple(self.b)), alpha
+        U = F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:])))
+        in_turn = self.layers if self.update == "sequential" else ()
+        return "layers", in_turn, U, self.dense(), torch.cat(tuple(self.b)), alpha
 
 
 class ARUCell(nn.Module):
-    r"""Adaptive recurrent units: a current that follows what it hears, and a firing rate that follows the current.
+    r"""Adaptive recurrent units: a current that follows the input, and a firing rate that follows the current.
 
     .. math::
         I_t &= (1 - \alpha_s) \odot I_{t-1} + \alpha_s \odot ( W r_{t-1} + U x_t + b ) \\
         r_t &= (1 - \alpha_r) \odot r_{t-1} + \alpha_r \odot f(I_t)
 
-    The state is (I, r) side by side; a unit shows its rate r. With both alphas 1 the unit is Elman's, with
-    ``alpha_r = 1`` a leaky unit whose current is the state.
+    The state is (I, r) side by side; the activity of a unit is its rate r. With both alphas 1 the unit is Elman's,
+    with ``alpha_r = 1`` a leaky unit whose current is the state.
 
     Source: Quax, D'Asaro & van Gerven (2020), Eqs. 12 and 13; b is the weight of their constant input 1, and the state
     before the first step is learned, as theirs.
 
     Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
-        alpha_s: initial leak rate of the currents: a number, shared by all units, or a tensor (hidden,), one a unit.
-        alpha_r: the same of the rates.
-        dial: where both alphas come from, see `ts_helpers.timescales`.
-        f: activation function; with `torch.sigmoid`, `torch.tanh`, `torch.relu` or `recurrence.identity` a sequence is
-            compiled.
+        input_size, hidden_size: features of ``x_t``, and units.
+        alpha_s, alpha_r: initial leak rates of currents and rates: a number for all units, or a tensor (hidden,).
+        dial: where both alphas come from, see `timescales`.
+        f: activation function; with `torch.sigmoid`, `torch.tanh`, `torch.relu` or `identity` a sequence is compiled.
         scale: of the weights.
-        generator: draws U, W and b, uniform within ``scale / sqrt(fan-in)`` of 0; the fan-in counts input, units and
-            the constant 1.
+        generator: draws U, W and b, uniform within ``scale / sqrt(fan-in)`` of 0, the fan-in being input, units and 1.
 
     Raises:
         ValueError: a size is below 1, an alpha has another shape or lies outside the dial's limits.
@@ -291,25 +254,17 @@ class ARUCell(nn.Module):
         *,
         f: Callable[[Tensor], Tensor] = torch.sigmoid,
         scale: float = 1.0,
-        generator: torch.Generator,
+        generator: Generator,
     ):
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
-        self.f = f
-        width = scale / (input_size + hidden_size + 1) ** 0.5
-
-        def draw(*shape: int) -> nn.Parameter:
-            return nn.Parameter((2 * torch.rand(*shape, generator=generator) - 1) * width)
-
-        self.U, self.W, self.b = draw(hidden_size, input_size), draw(hidden_size, hidden_size), draw(hidden_size)
+        self.f, width = f, scale / (input_size + hidden_size + 1) ** 0.5
+        shapes = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
+        self.U, self.W, self.b = _uniform(width, *shapes, generator=generator)
         self.start = nn.Parameter(torch.zeros(2 * hidden_size))  # I and r before the first step
-        for name, alpha, its_dial in (("alpha_s", alpha_s, dial), ("alpha_r", alpha_r, copy.deepcopy(dial))):
-            value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
-            if value.shape not in ((), (hidden_size,)):
-                raise ValueError(f"{name} must be a number or one for each of {hidden_size} units, got {value.shape}")
-            setattr(self, name, nn.Parameter(value.clone()))
-            set_dial(self, name, its_dial)
+        _set_leak(self, "alpha_s", alpha_s, copy.deepcopy(dial))
+        _set_leak(self, "alpha_r", alpha_r, dial)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
@@ -326,35 +281,21 @@ class ARUCell(nn.Module):
         """Return the learned state (batch, 2 hidden) for an input x (batch, input)."""
         return self.start.expand(len(x), -1)
 
-    def applies_to(self, x: Tensor) -> bool:
-        """True where `sequence` can take the place of a loop."""
-        return applies_to(x, self.f)
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return U, W, b and both leak rates, one a unit."""
-        return self.U, self.W, self.b, self.alpha_s.expand_as(self.b), self.alpha_r.expand_as(self.b)
-
-    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the states after each step."""
-        I, r = state.chunk(2, -1)  # noqa: E741
-        return torch.cat(aru_recurrence(x, *self.weights(), I, r, f=self.f), -1)
-
-    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to V r + c after each step."""
-        I, r = state.chunk(2, -1)  # noqa: E741
-        return aru_network(x, *self.weights(), I, r, V, c, f=self.f)
+    def _recurrence(self) -> tuple[Any, ...]:
+        f, alphas = None if self.f is identity else self.f, (self.alpha_s, self.alpha_r)
+        return "aru", f, self.U, self.W, self.b, *(alpha.expand_as(self.b) for alpha in alphas)
 
 
 class ARUStack(nn.Module):
-    """Two layers of adaptive recurrent units; each hears the other as it was a step ago, and the lower one the input.
+    """Two layers of adaptive recurrent units; each receives the other's rates of a step ago, the lower one the input.
 
-    The state is the currents of the lower and the upper layer, then the rates of both; what is shown is the rates.
+    The state is the currents of the lower and the upper layer, then the rates of both; the activity is the rates.
 
     Source: Quax, D'Asaro & van Gerven (2020), Fig. 8A, "feedforward and feedback connections between both layers".
 
     Args:
-        lower: hears the input and the upper layer, side by side.
-        upper: hears the lower layer.
+        lower: receives the input and the upper layer, side by side.
+        upper: receives the lower layer.
 
     Raises:
         ValueError: the layers do not fit together.
@@ -364,9 +305,9 @@ class ARUStack(nn.Module):
         super().__init__()
         n, m = len(lower.b), len(upper.b)
         if lower.U.shape[1] <= m:
-            raise ValueError(f"lower must hear the input and {m} upper units, got {lower.U.shape[1]} features")
+            raise ValueError(f"lower must receive the input and {m} upper units, got {lower.U.shape[1]} features")
         if upper.U.shape[1] != n:
-            raise ValueError(f"upper must hear {n} lower units, got {upper.U.shape[1]} features")
+            raise ValueError(f"upper must receive {n} lower units, got {upper.U.shape[1]} features")
         if upper.f is not lower.f:
             raise ValueError(f"upper must have the activation function of lower, {lower.f!r}, got {upper.f!r}")
         self.lower, self.upper, self.sizes = lower, upper, [n, m]
@@ -387,32 +328,18 @@ class ARUStack(nn.Module):
         lower, upper = self.lower.start.chunk(2), self.upper.start.chunk(2)
         return torch.cat([lower[0], upper[0], lower[1], upper[1]]).expand(len(x), -1)
 
-    def applies_to(self, x: Tensor) -> bool:
-        """True where `sequence` can take the place of a loop."""
-        return self.lower.applies_to(x)
-
-    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return U, W, b and both leak rates of the one layer that the stack is, its weights made of blocks."""
+    def _recurrence(self) -> tuple[Any, ...]:
+        family, f, U, W, *lower = self.lower._recurrence()
+        _, _, up, above, *upper = self.upper._recurrence()
         m = self.sizes[1]
-        lower, upper = self.lower.weights(), self.upper.weights()
-        U, feedback = lower[0].split([lower[0].shape[1] - m, m], 1)
-        W = torch.cat([torch.cat([lower[1], feedback], 1), torch.cat([upper[0], upper[1]], 1)])
-        b, alpha_s, alpha_r = (torch.cat(both) for both in zip(lower[2:], upper[2:], strict=True))
-        return F.pad(U, (0, 0, 0, m)), W, b, alpha_s, alpha_r
-
-    def sequence(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to the states after each step."""
-        I, r = state.chunk(2, -1)  # noqa: E741
-        return torch.cat(aru_recurrence(x, *self.weights(), I, r, f=self.lower.f), -1)
-
-    def outputs(self, x: Tensor, state: Tensor, V: Tensor, c: Tensor) -> Tensor:
-        """Map x (time, batch, input) and the state before the first step to V r + c after each step."""
-        I, r = state.chunk(2, -1)  # noqa: E741
-        return aru_network(x, *self.weights(), I, r, V, c, f=self.lower.f)
+        U, down = U.split([U.shape[1] - m, m], 1)
+        W = torch.cat([torch.cat([W, down], 1), torch.cat([up, above], 1)])
+        b_and_alphas = (torch.cat(both) for both in zip(lower, upper, strict=True))
+        return family, f, F.pad(U, (0, 0, 0, m)), W, *b_and_alphas
 
 
 class RNNCell(nn.Module):
-    r"""Units that take over what they hear.
+    r"""Units whose state is replaced at every step.
 
     .. math:: h_t = \tanh(U x_t + W h_{t-1} + b)
 
@@ -420,19 +347,19 @@ class RNNCell(nn.Module):
     these are those of `torch.nn.RNN`.
 
     Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
+        input_size, hidden_size: features of ``x_t``, and units.
         generator: draws U, W and b, uniform within ``1 / sqrt(hidden_size)`` of 0.
 
     Raises:
         ValueError: a size is below 1.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
+    def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
-        self.U, self.W, self.b = _draw(hidden_size, input_size, hidden_size, generator)
+        shapes = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
+        self.U, self.W, self.b = _uniform(hidden_size**-0.5, *shapes, generator=generator)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
@@ -442,30 +369,23 @@ class RNNCell(nn.Module):
         """Return zeros (batch, hidden) for an input x (batch, input)."""
         return x.new_zeros(len(x), len(self.W))
 
-    def applies_to(self, x: Tensor) -> bool:
-        """True where `sequence` can take the place of a loop."""
-        return applies_to(x)
-
-    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
-        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
-        return leaky_rnn_recurrence(x, self.U, self.W, self.b, torch.ones_like(self.b), h)
+    def _recurrence(self) -> tuple[Any, ...]:
+        return "rnn", self.U, self.W, self.b, torch.ones_like(self.b)
 
 
 class LeakyRNNCell(RNNCell):
-    r"""Units that take over a part of what they hear.
+    r"""Units of which a part is replaced at every step.
 
     .. math:: h_t = (1 - \alpha) \odot h_{t-1} + \alpha \odot \tanh(U x_t + W h_{t-1} + b)
 
-    The units of `CTRNNCell` have their tanh elsewhere: they hear each other through it.
+    The units of `CTRNNCell` have their tanh elsewhere, between a state and what other units receive of it.
 
     Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha; their experiments have one a unit (Section 3).
 
     Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
+        input_size, hidden_size, generator: see `RNNCell`.
         alpha: initial leak rate: a number, shared by all units, or a tensor (hidden,), one a unit.
-        dial: where alpha comes from, see `ts_helpers.timescales`.
-        generator: draws the weights, see `RNNCell`.
+        dial: where alpha comes from, see `timescales`.
 
     Raises:
         ValueError: a size is below 1, alpha has another shape or lies outside the dial's limits.
@@ -473,33 +393,20 @@ class LeakyRNNCell(RNNCell):
 
     alpha: Any  # reads as a Tensor; a number can be assigned too
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        alpha: float | Tensor,
-        dial: Dial,
-        *,
-        generator: torch.Generator,
-    ):
+    def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
-        value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
-        if value.shape not in ((), (hidden_size,)):
-            raise ValueError(f"alpha must be a number or one for each of {hidden_size} units, got {tuple(value.shape)}")
-        self.alpha = nn.Parameter(value.clone())
-        set_dial(self, "alpha", dial)
+        _set_leak(self, "alpha", alpha, dial)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
         return (1 - self.alpha) * h + self.alpha * super().forward(x, h)
 
-    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
-        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
-        return leaky_rnn_recurrence(x, self.U, self.W, self.b, self.alpha.expand_as(self.b), h)
+    def _recurrence(self) -> tuple[Any, ...]:
+        return "rnn", self.U, self.W, self.b, self.alpha.expand_as(self.b)
 
 
 class GatedCell(RNNCell):
-    r"""Units whose leak is a gate, opened and closed by what the network hears.
+    r"""Units whose leak is a gate, computed from the input and the state.
 
     .. math::
         g_t &= \sigma(U_g x_t + W_g h_{t-1} + b_g) \\
@@ -509,18 +416,15 @@ class GatedCell(RNNCell):
     Eq. 8. The gates' bias, drawn as the other weights are, is what their Section 2 sets by the range of time scales.
 
     Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
+        input_size, hidden_size, generator: see `RNNCell`; the gates' weights are drawn last.
         shared: one gate for all units, in the place of one a unit.
-        generator: draws the weights and then the gates' weights, see `RNNCell`.
-
-    Raises:
-        ValueError: a size is below 1.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: torch.Generator):
+    def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
-        self.U_g, self.W_g, self.b_g = _draw(1 if shared else hidden_size, input_size, hidden_size, generator)
+        gates = 1 if shared else hidden_size
+        shapes = (gates, input_size), (gates, hidden_size), (gates,)
+        self.U_g, self.W_g, self.b_g = _uniform(hidden_size**-0.5, *shapes, generator=generator)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the gates (..., gates) for inputs x (..., input) and the states h (..., hidden) before."""
@@ -531,33 +435,23 @@ class GatedCell(RNNCell):
         g = self.gate(x, h)
         return (1 - g) * h + g * super().forward(x, h)
 
-    def sequence(self, x: Tensor, h: Tensor) -> Tensor:
-        """Map x (time, batch, input) and h (batch, hidden) to the states after each step, (time, batch, hidden)."""
-        return gated_recurrence(x, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g, h)
-
-
-def _draw(rows: int, input_size: int, hidden_size: int, generator: torch.Generator) -> list[nn.Parameter]:
-    """Return weights from the input and from the units, and a bias, for so many units or gates."""
-    shapes, width = ((rows, input_size), (rows, hidden_size), (rows,)), hidden_size**-0.5
-    return [nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * width) for shape in shapes]
+    def _recurrence(self) -> tuple[Any, ...]:
+        return "gated", self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
 
 
 class GRU(nn.Module):
-    r"""A gated recurrent unit with the parameters of torch's own `GRUCell`, and a learned initial state.
+    r"""A gated recurrent unit with the parameters of torch's `GRUCell`, which `vmap` can map; its start is learned.
 
     .. math::
         g &= \sigma(U_g x_t + W_g h_{t-1} + b_g), \quad z = \sigma(U_z x_t + W_z h_{t-1} + b_z) \\
         n &= \tanh\big(U_n x_t + b_n + g \odot (W_n h_{t-1} + c_n)\big), \quad h_t = (1 - z) \odot n + z \odot h_{t-1}
 
-    Written out, because `torch.func.vmap` cannot go into torch's.
-
     Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
+        input_size, hidden_size: features of ``x_t``, and units.
         generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
+    def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
         super().__init__()
         self.gru = nn.GRUCell(input_size, hidden_size)
         with torch.no_grad():
@@ -586,69 +480,21 @@ class Network(nn.Module):
     Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1.
 
     Args:
-        cell: what is unrolled.
-        units: of the cell.
-        read: how many of them are read, the first ones; None for all.
+        cell, units: what is unrolled, and how many units it has.
         features: of the output.
+        read: how many of the units are read, the first ones; None for all.
         scale: of the weights.
         generator: draws V and c, uniform within ``scale / sqrt(read + 1)`` of 0.
     """
 
     def __init__(
-        self,
-        cell: ARUCell | ARUStack | GRU,
-        units: int,
-        features: int,
-        *,
-        read: int | None = None,
-        scale: float = 1.0,
-        generator: torch.Generator,
+        self, cell: Cell, units: int, features: int, *, read: int | None = None, scale: float = 1, generator: Generator
     ):
         super().__init__()
-        self.cell, self.unread = cell, units - (read or units)
-        width = scale / ((read or units) + 1) ** 0.5
-        self.V = nn.Parameter((2 * torch.rand(features, read or units, generator=generator) - 1) * width)
-        self.c = nn.Parameter((2 * torch.rand(features, generator=generator) - 1) * width)
+        read = read or units
+        self.cell, self.unread, width = cell, units - read, scale / (read + 1) ** 0.5
+        self.V, self.c = _uniform(width, (features, read), (features,), generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (time, batch, input) to y (time, batch, features)."""
         return unroll(self.cell, x, read_out=(F.pad(self.V, (0, self.unread)), self.c))
-
-
-def unroll(
-    cell: Cell, x: Tensor, state: Tensor | None = None, *, read_out: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
-    """Step a cell through a sequence.
-
-    Args:
-        cell: a module with ``forward(x, state) -> state`` and ``initial_state(x)``.
-        x: (time, batch, input).
-        state: (batch, state) before the first step; the cell's own if not given.
-        read_out: V (features, hidden) and c (features,), to read the activity of the units out: what the cell's
-            ``activity`` makes of a state, or the state itself where it has none.
-
-    Returns:
-        The states after each step, (time, batch, state), or with a read-out ``V a + c`` of each activity ``a``,
-        (time, batch, features).
-
-    Raises:
-        ValueError: ``x`` has not three dimensions, or no time step.
-    """
-    if x.ndim != 3 or len(x) == 0:
-        raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
-    with parametrize.cached():  # a dial is turned once a sequence, not once a step
-        if state is None:
-            state = cell.initial_state(x[0])
-        if isinstance(cell, HasSequence) and cell.applies_to(x):
-            if read_out is not None and isinstance(cell, HasOutputs):
-                return cell.outputs(x, state, *read_out)
-            states = cell.sequence(x, state)
-        else:
-            steps = []
-            for x_t in x.unbind(0):  # x[t] would cost O(time^2) in the backward pass
-                state = cell(x_t, state)
-                steps.append(state)
-            states = torch.stack(steps)
-    if read_out is None:
-        return states
-    return F.linear(cell.activity(states) if isinstance(cell, HasActivity) else states, *read_out)

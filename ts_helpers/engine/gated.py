@@ -1,4 +1,4 @@
-"""All steps of plain, leaky and gated units in one call, with their own backward pass, compiled."""
+"""All steps of plain, leaky and gated units in one call, with their own backward pass; it runs in `gated_kernels`."""
 
 from typing import Any
 
@@ -10,26 +10,23 @@ from ts_helpers.engine.recurrence import Once, check, fold, share_out
 
 
 def gated_recurrence(
-    x: Tensor, U: Tensor, W: Tensor, b: Tensor, U_g: Tensor, W_g: Tensor, b_g: Tensor, h: Tensor
+    x: Tensor, h: Tensor, U: Tensor, W: Tensor, b: Tensor, U_g: Tensor, W_g: Tensor, b_g: Tensor
 ) -> Tensor:
-    r"""Step gated units through a sequence, on a CPU.
+    r"""Step gated units through a sequence.
 
     .. math::
         g_t &= \sigma(U_g x_t + W_g h_{t-1} + b_g) \\
         h_t &= (1 - g_t) \odot h_{t-1} + g_t \odot \tanh(U x_t + W h_{t-1} + b)
 
-    The same as stepping in a loop, sooner. `torch.func.vmap` over it runs a stack of networks, shared out over torch's
-    threads. It can be differentiated once.
-
     Args:
         x: (time, batch, input), float32 or float64.
+        h: (batch, units) before the first step.
         U: weights from the input, (units, input).
         W: recurrent weights, (units, units).
         b: bias, (units,).
         U_g: weights of the gates from the input, (gates, input); as many gates as units, or one for all.
         W_g: weights of the gates from the units, (gates, units).
         b_g: bias of the gates, (gates,).
-        h: (batch, units) before the first step.
 
     Returns:
         The states after each step, (time, batch, units).
@@ -42,14 +39,14 @@ def gated_recurrence(
     return _apply(x, torch.cat([_joined(U, W, b), gates]), x.new_empty(0), h)
 
 
-def leaky_rnn_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> Tensor:
-    """Step units with leak rates alpha (units,) through a sequence, see `LeakyCell`."""
+def leaky_rnn_recurrence(x: Tensor, h: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
+    """Step units with leak rates alpha (units,) through a sequence, their tanh around the sum."""
     check(x, U=U, W=W, b=b, alpha=alpha, h=h)
     return _apply(x, _joined(U, W, b), alpha, h)
 
 
 def _joined(U: Tensor, W: Tensor, b: Tensor) -> Tensor:
-    """Return one matrix for all that a unit hears: the units, the input and the constant 1."""
+    """Return one matrix for all that a unit receives: the units, the input and the constant 1."""
     return torch.cat([W, U, b[:, None]], 1)
 
 

@@ -1,11 +1,11 @@
-r"""All steps of leaky units in one call, with their own backward pass, compiled.
+"""All steps of leaky and of adaptive units in one call, with their own backward pass; how stacks and threads share it.
 
 A loop of small tensor operations spends most of its time between them and in memory. Here the steps of one network
-run in its processor's nearest cache, one network after the other.
+run in its processor's nearest cache, one network after the other. What runs there is in `kernels` and `lanes`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,50 +13,37 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ts_helpers.engine import kernels, lanes
 from ts_helpers.engine.kernels import IDENTITY, RELU, SIGMOID, TANH
 
-_COMPILED: dict[Callable[[Tensor], Tensor], int] = {
-    torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, torch.nn.functional.relu: RELU,
+Activation = Callable[[Tensor], Tensor] | None
+ACTIVATIONS: dict[Activation, int] = {
+    torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, F.relu: RELU, None: IDENTITY,
 }  # fmt: skip
 
 
-def identity(h: Tensor) -> Tensor:
-    """Return h: the activation of a linear unit."""
-    return h
-
-
-_COMPILED[identity] = IDENTITY
-
-
-def applies_to(x: Tensor, f: Callable[[Tensor], Tensor] = torch.tanh) -> bool:
-    """True where a compiled recurrence can take the place of a loop: on a CPU, as float32 or float64, for a known f."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and f in _COMPILED
-
-
-def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, h: Tensor) -> Tensor:
-    r"""Step leaky units through a sequence, on a CPU.
+def leaky_recurrence(x: Tensor, h: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor) -> Tensor:
+    r"""Step leaky units through a sequence.
 
     .. math:: h_t = (1 - \alpha_t) \odot h_{t-1} + \alpha_t \odot \big( W \tanh(h_{t-1}) + U x_t + b \big)
 
-    The same as stepping in a loop, many times faster. `torch.func.vmap` over it runs a stack of networks, shared out
-    over torch's threads. It can be differentiated once; with respect to an alpha that is exactly 0, where the unit
-    rests, the derivative is given as 0.
+    Where alpha is exactly 0 and the unit rests, the derivative with respect to it is given as 0.
 
     Args:
         x: (time, batch, input), float32 or float64.
+        h: (batch, units) before the first step.
         U: weights from the input, (units, input).
         W: recurrent weights, (units, units), ``W[j, i]`` from unit i to j.
         b: bias, (units,).
         alpha: leak rates, (units,), or (time, units) where they change with time.
-        h: (batch, units) before the first step.
 
     Returns:
         The states after each step, (time, batch, units).
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes or types do not fit.
     """
     check(x, U=U, W=W, b=b, alpha=alpha, h=h)
     steps = alpha if alpha.ndim == 2 else alpha[None]
@@ -64,94 +51,68 @@ def leaky_recurrence(x: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor, 
     return _apply(TANH, x, U, W, b, steps, none[0], h, none[1])[0]
 
 
+def in_turn_recurrence(
+    sizes: Sequence[int], x: Tensor, h: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor
+) -> Tensor:
+    """Step layers of leaky units, of such sizes, one after the other, each connected to those beside it at most.
+
+    They are one leaky recurrence at half steps: layer k takes its step t at half step 2 t + k, when the layers beside
+    it have taken theirs, and rests at every other.
+    """
+    steps, rest = len(x), len(sizes) - 1
+    x = F.pad(torch.stack([x, torch.zeros_like(x)], 1).flatten(0, 1)[:-1], (0, 0, 0, 0, 0, rest))
+    turn = torch.arange(len(x))[:, None] - torch.arange(len(sizes))
+    moves = (turn >= 0) & (turn < 2 * steps) & (turn % 2 == 0)
+    moves = moves.repeat_interleave(torch.tensor(sizes), 1, output_size=sum(sizes))
+    halves = leaky_recurrence(x, h, U, W, b, alpha * moves).split(sizes, -1)
+    return torch.cat([layer[k : k + 2 * steps : 2] for k, layer in enumerate(halves)], -1)
+
+
 def aru_recurrence(
+    f: Activation,
     x: Tensor,
+    I: Tensor,  # noqa: E741
+    r: Tensor,
     U: Tensor,
     W: Tensor,
     b: Tensor,
     alpha_s: Tensor,
     alpha_r: Tensor,
-    I: Tensor,  # noqa: E741
-    r: Tensor,
-    *,
-    f: Callable[[Tensor], Tensor] = torch.sigmoid,
 ) -> tuple[Tensor, Tensor]:
-    r"""Step adaptive recurrent units through a sequence, on a CPU.
+    r"""Step adaptive recurrent units through a sequence.
 
     .. math::
         I_t &= (1 - \alpha_s) \odot I_{t-1} + \alpha_s \odot ( W r_{t-1} + U x_t + b ) \\
         r_t &= (1 - \alpha_r) \odot r_{t-1} + \alpha_r \odot f(I_t)
 
-    As `leaky_recurrence` otherwise.
-
-    Args:
-        x: (time, batch, input), float32 or float64.
-        U: weights from the input, (units, input).
-        W: recurrent weights, (units, units).
-        b: bias, (units,).
-        alpha_s: leak rates of the current, (units,).
-        alpha_r: leak rates of the firing rate, (units,).
-        I: current before the first step, (batch, units).
-        r: firing rate before the first step, (batch, units).
-        f: `torch.tanh`, `torch.sigmoid`, `torch.relu` or `identity`.
-
-    Returns:
-        Currents and firing rates after each step, both (time, batch, units).
-
-    Raises:
-        ValueError: shapes do not fit, or f is another function.
+    Arguments as of `leaky_recurrence`, currents I and rates r as h; returns both after each step.
     """
-    _check_f(f)
     check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
-    return _apply(_COMPILED[f], x, U, W, b, alpha_s[None], alpha_r, I, r)
+    return _apply(ACTIVATIONS[f], x, U, W, b, alpha_s[None], alpha_r, I, r)
 
 
 def aru_network(
+    f: Activation,
     x: Tensor,
+    I: Tensor,  # noqa: E741
+    r: Tensor,
+    V: Tensor,
+    c: Tensor,
     U: Tensor,
     W: Tensor,
     b: Tensor,
     alpha_s: Tensor,
     alpha_r: Tensor,
-    I: Tensor,  # noqa: E741
-    r: Tensor,
-    V: Tensor,
-    c: Tensor,
-    *,
-    f: Callable[[Tensor], Tensor] = torch.sigmoid,
 ) -> Tensor:
-    r"""Step adaptive recurrent units through a sequence and read their rates out, on a CPU.
-
-    .. math:: y_t = V r_t + c
-
-    with the rates of `aru_recurrence`. Small networks in a stack go eight at a time.
-
-    Args:
-        x, U, W, b, alpha_s, alpha_r, I, r, f: see `aru_recurrence`.
-        V: read-out, (features, units).
-        c: its bias, (features,).
-
-    Returns:
-        y: (time, batch, features).
-
-    Raises:
-        ValueError: shapes do not fit, or f is another function.
-    """
-    _check_f(f)
+    """Step them so, and return V r + c, (time, batch, features), of the rates alone; see `lanes`."""
     check(x, U=U, W=W, b=b, alpha_s=alpha_s, alpha_r=alpha_r, I=I, r=r)
     if V.ndim != 2 or V.shape[1] != len(W) or c.shape != V.shape[:1]:
         raise ValueError(
             f"V and c must be (features, {len(W)}) and (features,), got {tuple(V.shape)}, {tuple(c.shape)}"
         )
     tensors = (x, U, W, b, alpha_s, alpha_r, I, r, V, c)
-    (y,) = _Network.apply(_COMPILED[f], *(tensor[None] for tensor in tensors))
+    (y,) = _Network.apply(ACTIVATIONS[f], *(tensor[None] for tensor in tensors))
     return y[0]
-
-
-def _check_f(f: Callable[[Tensor], Tensor]) -> None:
-    """Refuse an activation function that is not compiled."""
-    if f not in _COMPILED:
-        raise ValueError(f"f must be torch.tanh, torch.sigmoid, torch.relu or recurrence.identity, got {f!r}")
 
 
 def check(x: Tensor, **others: Tensor) -> None:
