@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 import yaml
 from scipy import stats
 
-from ts_helpers.book.claims import Criterion, describe, interval, judge, read_claims
+from ts_helpers.book.claims import Quantity, describe, interval, judge, read_claims, table
 
 
 def book_of(tmp_path, min_seeds=5, **quantities):
@@ -17,11 +19,15 @@ def book_of(tmp_path, min_seeds=5, **quantities):
     return read_claims(path)
 
 
+def quantity(criterion, statistic="mean"):
+    return Quantity("a", "m", statistic, criterion)
+
+
 def test_interval_of_a_median_is_scipys_percentile_bootstrap():
     x = np.random.default_rng(1).normal(size=30)
-    got = interval(x, "median")
     boot = stats.bootstrap((x,), np.median, n_resamples=9999, method="percentile", rng=np.random.default_rng(0))
-    assert got == (np.median(x), boot.confidence_interval.low, boot.confidence_interval.high)
+    for _ in range(2):  # the same twice
+        assert interval(x, "median") == (np.median(x), boot.confidence_interval.low, boot.confidence_interval.high)
 
 
 def test_interval_of_a_mean_holds_the_true_mean_about_as_often_as_it_says():
@@ -37,20 +43,13 @@ def test_interval_of_a_rate_keeps_its_width_at_all_and_at_none():
         assert high - low == pytest.approx(1 - 0.025 ** (1 / 20))  # Clopper-Pearson in closed form
 
 
-def test_interval_is_the_same_twice():
-    x = np.random.default_rng(3).normal(size=50)
-    assert interval(x, "mean") == interval(x, "mean")
-
-
-@pytest.mark.parametrize("values", [[], [1.0, np.nan], [np.inf]])
-def test_interval_refuses_values_that_are_not_finite(values):
-    with pytest.raises(ValueError, match="values must be finite"):
-        interval(values, "mean")
-
-
-def test_interval_refuses_a_rate_that_is_not_zero_or_one():
-    with pytest.raises(ValueError, match=r"0 or 1, got 0\.5"):
-        interval([0, 0.5], "rate")
+@pytest.mark.parametrize(
+    ("values", "statistic", "message"),
+    [([], "mean", "finite"), ([1.0, np.nan], "mean", "finite"), ([0, 0.5], "rate", r"0 or 1, got 0\.5")],
+)
+def test_interval_refuses_values_that_it_has_no_meaning_for(values, statistic, message):
+    with pytest.raises(ValueError, match=message):
+        interval(values, statistic)
 
 
 @pytest.mark.parametrize(
@@ -64,50 +63,57 @@ def test_interval_refuses_a_rate_that_is_not_zero_or_one():
         ("in [-2.2, -1.8]", -2.0, -1.9, True),
         ("in [-2.2, -1.8]", -3.0, -1.0, None),
         ("in [-2.2, -1.8]", -1.0, 0.0, False),
+        ("in [0, 1e-1]", 0.0, 0.1, True),
+        (">= 0.0", 0.0, 1.0, True),
     ],
 )
 def test_criterion_is_held_against_the_whole_interval(text, low, high, holds):
-    assert Criterion(text).holds(low, high) is holds
+    assert quantity(text).holds(low, high) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "statistic", "words"),
+    [
+        (">= 0.8", "rate", "at least 80\N{NO-BREAK SPACE}%"),
+        ("<= 0.07", "rate", "at most 7\N{NO-BREAK SPACE}%"),
+        ("<= 0.9", "median", "at most 0.9"),
+        ("in [0.0, 0.03]", "mean", "between 0 and 0.03"),
+    ],
+)
+def test_criterion_reads_well(text, statistic, words):
+    assert quantity(text, statistic).words == words
 
 
 @pytest.mark.parametrize("text", ["> 0.9", ">= ", "about 2", "in [1 2]", ">= 1 or so"])
-def test_malformed_criterion_is_refused(text):
+def test_malformed_criterion_is_refused_when_claims_are_read(tmp_path, text):
     with pytest.raises(ValueError, match="a criterion must read"):
-        _ = Criterion(text).range
+        book_of(tmp_path, a=("mean", text))
 
 
 GOOD, BAD, OPEN = [1.0, 1.1, 1.2, 1.1, 1.0], [0.0, 0.1, 0.0, 0.1, 0.0], [0.0, 2.0, 0.1, 1.9, 1.0]
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "verdict"),
+    ("values", "verdict"),
     [
-        (GOOD, GOOD, "reproduced"),
-        (GOOD, BAD, "partly"),
-        (BAD, BAD, "not reproduced"),
-        (GOOD, OPEN, "inconclusive"),
-        (BAD, OPEN, "inconclusive"),
+        ([GOOD, GOOD], "reproduced"),
+        ([GOOD, BAD], "partly"),
+        ([BAD, BAD], "not reproduced"),
+        ([GOOD, OPEN], "inconclusive"),
+        ([BAD, OPEN], "inconclusive"),
+        ([GOOD, BAD, OPEN], "partly"),  # however the open one falls
     ],
 )
-def test_verdict_follows_from_the_quantities(tmp_path, a, b, verdict):
-    claims = book_of(tmp_path, a=("mean", ">= 0.9"), b=("mean", ">= 0.9"))
-    assert judge("X1", dict(a=a, b=b), "book", claims).verdict == verdict
+def test_verdict_follows_from_the_quantities(tmp_path, values, verdict):
+    names = "abc"[: len(values)]
+    claims = book_of(tmp_path, **{name: ("mean", ">= 0.9") for name in names})
+    assert judge("X1", dict(zip(names, values, strict=True)), "book", claims).verdict == verdict
 
 
-def test_an_open_quantity_cannot_change_partly(tmp_path):
-    claims = book_of(tmp_path, **{name: ("mean", ">= 0.9") for name in "abc"})
-    assert judge("X1", dict(a=GOOD, b=BAD, c=OPEN), "book", claims).verdict == "partly"
-
-
-def test_too_few_seeds_are_inconclusive(tmp_path):
-    finding = judge("X1", dict(a=GOOD), "book", book_of(tmp_path, min_seeds=6, a=("mean", ">= 0.9")))
-    assert (finding.verdict, finding.note) == ("inconclusive", "5 seeds, the claim asks for 6")
-
-
-def test_smoke_scale_is_inconclusive(tmp_path):
-    finding = judge("X1", dict(a=GOOD), "smoke", book_of(tmp_path, a=("mean", ">= 0.9")))
-    assert finding.verdict == "inconclusive"
-    assert "smoke" in finding.note
+def test_a_run_too_small_to_tell_is_inconclusive_and_says_so(tmp_path):
+    claims = book_of(tmp_path, min_seeds=6, a=("mean", ">= 0.9"))
+    for scale, note in (("book", "5 seeds, the claim asks for 6"), ("smoke", "smoke scale: too small to tell")):
+        assert judge("X1", dict(a=GOOD), scale, claims).words == f"inconclusive ({note})"
 
 
 def test_data_that_stands_in_for_the_papers_is_inconclusive_and_named(tmp_path):
@@ -120,34 +126,36 @@ def test_data_that_stands_in_for_the_papers_is_inconclusive_and_named(tmp_path):
 
 
 def test_values_that_are_not_finite_are_counted_and_decide_nothing(tmp_path):
-    claims = book_of(tmp_path, a=("mean", ">= 0.9"))
-    finding = judge("X1", dict(a=[*GOOD, np.nan, np.inf]), "book", claims)
-    assert finding.verdict == "inconclusive"
-    assert finding.measured[0].estimate is None
+    finding = judge("X1", dict(a=[*GOOD, np.nan, np.inf]), "book", book_of(tmp_path, a=("mean", ">= 0.9")))
+    assert (finding.verdict, finding.measured[0].estimate) == ("inconclusive", None)
     assert finding.measured[0].describe("mean") == "2 of 7 values are not finite"
 
 
-def test_unknown_claim_is_refused_by_name(tmp_path):
+def test_unknown_claim_or_quantity_is_refused_by_name(tmp_path):
+    claims = book_of(tmp_path, a=("mean", ">= 0.9"))
     with pytest.raises(ValueError, match="claim must be one of X1, got 'X2'"):
-        judge("X2", {}, "book", book_of(tmp_path, a=("mean", ">= 0.9")))
-
-
-def test_quantities_must_be_the_claims(tmp_path):
+        judge("X2", {}, "book", claims)
     with pytest.raises(ValueError, match="X1 has the quantities a, got b"):
-        judge("X1", dict(b=GOOD), "book", book_of(tmp_path, a=("mean", ">= 0.9")))
-
-
-def test_claim_without_a_quantity_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="claim X1 must have at least one quantity"):
-        book_of(tmp_path)
+        judge("X1", dict(b=GOOD), "book", claims)
 
 
 def test_malformed_book_of_claims_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="claim X1 must have at least one quantity"):
+        book_of(tmp_path)
     with pytest.raises(ValueError, match=r"statistic of X1\.a must be rate, mean or median, got 'mode'"):
         book_of(tmp_path, a=("mode", ">= 0.9"))
     (tmp_path / "claims.yml").write_text("X1: {paper: p}")
-    with pytest.raises(ValueError, match="claim X1 must have the fields"):
+    with pytest.raises(ValueError, match="claim X1 must have the fields .*, got paper"):
         read_claims(tmp_path / "claims.yml")
+
+
+def test_claims_are_read_once_and_again_when_the_file_has_changed(tmp_path):
+    first = book_of(tmp_path, a=("mean", ">= 0.9"))
+    path = tmp_path / "claims.yml"
+    assert read_claims(path) is first
+    path.write_text(path.read_text().replace("0.9", "0.8"))  # of the same size
+    os.utime(path, ns=(1, 1))
+    assert read_claims(path)["X1"].quantities[0].criterion == ">= 0.8"
 
 
 def test_measured_reads_well():
@@ -155,5 +163,17 @@ def test_measured_reads_well():
     assert describe(-1.985, -1.99, -1.98, "median").replace("\N{NO-BREAK SPACE}", " ") == "-1.99 [-1.99, -1.98]"
 
 
-def test_every_claim_of_the_book_can_be_read():
+def test_table_keeps_a_bar_within_its_cell():
+    assert table(["a", "b"], [["$|x|$", 1], [r"\|", 2]]) == (
+        "| a | b |\n| --- | --- |\n| $\\|x\\|$ | 1 |\n| \\| | 2 |\n"
+    )
+
+
+def test_texts_of_the_book_read_as_cells_of_a_table():
     assert {"C1", "C2", "C3", "C4", "C5"} <= set(read_claims())
+    for claim in read_claims().values():
+        assert claim.claim.endswith(".")
+        for each in claim.quantities:
+            assert each.meaning[0].islower()
+            assert not each.meaning.endswith(".")
+            assert each.meaning.partition("; ")[0].count("$") % 2 == 0

@@ -10,9 +10,10 @@ nothing else.
 import argparse
 import re
 import sys
+from typing import get_args
 
 from ts_helpers.book import forest_plot
-from ts_helpers.book.claims import Claim, Finding, read_claims, table
+from ts_helpers.book.claims import Claim, Finding, Verdict, read_claims, table
 from ts_helpers.book.paths import ROOT, record_folder
 from ts_helpers.book.records import Record, load
 from ts_helpers.book.run import Job, find
@@ -25,7 +26,8 @@ PAPERS = {
     "tallec2018": "D. Tallec & Ollivier (2018)",
     "synthesis": "S. One leak, four dials",
 }
-PROSE = re.compile(r"^% prose (\w+): (reproduced|partly|not reproduced|inconclusive)$", re.M)
+VERDICTS = "|".join(get_args(Verdict))
+PROSE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
 README = ROOT / "README.md"
 README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-- end of verdicts -->)", re.S)
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]

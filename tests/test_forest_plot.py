@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ts_helpers.book import forest_plot
-from ts_helpers.book.claims import Claim, Criterion, Quantity, judge, read_claims
+from ts_helpers.book.claims import Claim, Quantity, judge, read_claims
 
-CRITERIA = [
+CRITERIA = (
     ">= 0.9",
     "<= 0.1",
     ">= 1.1",
@@ -16,11 +16,15 @@ CRITERIA = [
     "in [-2.2, -1.8]",
     "in [0.5, 2]",
     "in [0.0, 0.03]",
-]
+)
 
 
-def claim_of(name, criterion, statistic="median", quantities=1):
-    several = tuple(Quantity(f"q{n}", "", statistic, Criterion(criterion)) for n in range(quantities))
+def quantity(criterion, statistic="median", name="q0"):
+    return Quantity(name, "", statistic, criterion)
+
+
+def claim_of(name, criterion, quantities=1):
+    several = tuple(quantity(criterion, name=f"q{n}") for n in range(quantities))
     return Claim(name, "doe2020", "doe2020/idea", "fig-idea", "", "", 1, several)
 
 
@@ -29,45 +33,44 @@ def finding_of(claim, values, scale="book"):
 
 
 @pytest.mark.parametrize("text", CRITERIA)
-@pytest.mark.parametrize("share", [False, True])
-def test_place_is_positive_exactly_where_the_criterion_holds(text, share):
-    criterion = Criterion(text)
-    values = np.linspace(0, 1, 1001) if share else np.concatenate([np.linspace(-5, 5, 10001), [-1e6, 1e6]])
+@pytest.mark.parametrize("statistic", ["median", "rate"])
+def test_place_is_positive_exactly_where_the_criterion_holds(text, statistic):
+    asked = quantity(text, statistic)
+    values = np.linspace(0, 1, 501) if statistic == "rate" else [*np.linspace(-5, 5, 2001), -1e6, 1e6]
     for value in values:
-        place = forest_plot.place(value, criterion, share)
+        place = forest_plot.place(value, asked)
         assert -1 <= place <= 1
-        if place != 0:
-            assert (place > 0) == criterion.holds(value, value)
+        assert place == 0 or (place > 0) == asked.holds(value, value)
 
 
 @pytest.mark.parametrize(("text", "direction"), [(">= 1.1", 1), ("<= 0.5", -1), (">= -0.2", 1)])
 def test_place_rises_towards_the_claim(text, direction):
-    places = [forest_plot.place(value, Criterion(text), False) for value in np.linspace(-3, 30, 500)[::direction]]
+    places = [forest_plot.place(value, quantity(text)) for value in np.linspace(-3, 30, 500)[::direction]]
     assert all(one <= other for one, other in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize(
-    ("value", "text", "share", "place"),
+    ("value", "text", "statistic", "place"),
     [
-        (1, ">= 0.9", True, 1), (0, ">= 0.9", True, -1), (0.45, ">= 0.9", True, -0.5),  # all runs, none, half the way
-        (0, "<= 0.1", True, 1), (1, "<= 0.1", True, -1),
-        (0, "<= 0.5", False, 1), (1, "<= 0.5", False, -0.5), (5, "<= 0.5", False, -0.9),  # no loss, 2 and 10 times
-        (2.2, ">= 1.1", False, 0.5), (0.55, ">= 1.1", False, -0.5), (-4, ">= 1.1", False, -1),
-        (0.0, ">= -0.2", False, 0.5), (-0.4, ">= -0.2", False, -0.5),
-        (1.25, "in [0.5, 2]", False, 1), (2.75, "in [0.5, 2]", False, -0.5), (0.5, "in [0.5, 2]", False, 0),
+        (1, ">= 0.9", "rate", 1), (0, ">= 0.9", "rate", -1), (0.45, ">= 0.9", "rate", -0.5),  # all runs, none, half way
+        (0, "<= 0.1", "rate", 1), (1, "<= 0.1", "rate", -1),
+        (0, "<= 0.5", "mean", 1), (1, "<= 0.5", "mean", -0.5), (5, "<= 0.5", "mean", -0.9),  # no loss, 2 and 10 times
+        (2.2, ">= 1.1", "mean", 0.5), (0.55, ">= 1.1", "mean", -0.5), (-4, ">= 1.1", "mean", -1),
+        (0.0, ">= -0.2", "mean", 0.5), (-0.4, ">= -0.2", "mean", -0.5),
+        (1.25, "in [0.5, 2]", "mean", 1), (2.75, "in [0.5, 2]", "mean", -0.5), (0.5, "in [0.5, 2]", "mean", 0),
     ],
 )  # fmt: skip
-def test_place_is_where_the_caption_says(value, text, share, place):
-    assert forest_plot.place(value, Criterion(text), share) == pytest.approx(place)
+def test_place_is_where_the_caption_says(value, text, statistic, place):
+    assert forest_plot.place(value, quantity(text, statistic)) == pytest.approx(place)
 
 
 def test_span_lies_on_one_side_exactly_where_the_interval_decides():
     generator = np.random.default_rng(0)
     seen = set()
     for text in CRITERIA:
-        edge = next(end for end in Criterion(text).range if np.isfinite(end))
+        claim = claim_of("X1", text)
+        edge = next(end for end in claim.quantities[0].range if np.isfinite(end))
         for shift in np.linspace(-1, 1, 11):
-            claim = claim_of("X1", text)
             [measured] = finding_of(claim, edge + shift + 0.1 * generator.standard_normal(20)).measured
             _, low, high = forest_plot.span(measured, claim.quantities[0])
             assert measured.holds == (True if low >= 0 else False if high < 0 else None)
@@ -81,35 +84,22 @@ def test_span_reaches_the_best_where_an_interval_holds_the_middle_of_a_range():
     assert (estimate, low, high) == pytest.approx((0.6, 0.4, 1))
 
 
-def words(fig):
-    return [text.get_text() for ax in fig.axes for text in ax.texts]
-
-
 def test_figure_names_every_claim_and_quantity_and_says_where_there_is_no_value():
     early, wild, told = claim_of("X1", ">= 0.9", quantities=2), claim_of("X2", ">= 0.9"), claim_of("X3", ">= 0.9")
     papers = {"X. Doe": [(early, None), (wild, finding_of(wild, [np.nan])), (told, finding_of(told, [1.0, 2.0]))]}
-    found = words(forest_plot.draw(papers))
-    assert [found.count(word) for word in ("X1", "X2", "X3", "q0", "q1", "not run yet", "no value")] == [
-        1,
-        1,
-        1,
-        3,
-        1,
-        2,
-        1,
-    ]
+    found = [text.get_text() for ax in forest_plot.draw(papers).axes for text in ax.texts]
+    expected = {"X1": 1, "X2": 1, "X3": 1, "q0": 3, "q1": 1, "not run yet": 2, "no value": 1}
+    assert {word: found.count(word) for word in expected} == expected
 
 
 def test_figure_draws_each_verdict_in_its_own_colour_and_mark():
     looks = forest_plot.LOOKS.values()
     assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 4
     for value, verdict in ((2.0, "reproduced"), (0.0, "not reproduced")):
-        claim = claim_of("X1", ">= 0.9")
+        claim, look = claim_of("X1", ">= 0.9"), forest_plot.LOOKS[verdict]
         fig = forest_plot.draw({"X. Doe": [(claim, finding_of(claim, [value] * 3))]})
-        marks = [
-            line for ax in fig.axes for line in ax.lines if line.get_marker() == forest_plot.LOOKS[verdict]["marker"]
-        ]
-        assert [line.get_color() for line in marks] == [forest_plot.LOOKS[verdict]["color"]]
+        marks = [line for ax in fig.axes for line in ax.lines if line.get_marker() == look["marker"]]
+        assert [line.get_color() for line in marks] == [look["color"]]
 
 
 def test_papers_are_in_two_columns_in_order_and_whole():
@@ -120,8 +110,7 @@ def test_papers_are_in_two_columns_in_order_and_whole():
 
 
 def test_figure_is_the_same_letter_for_letter_and_says_when_it_shows_no_result():
-    claims = [claim for claim in read_claims().values() if claim.id in ("A2", "B2b")]
-    values = np.tile([0.0, 1.0], 50)
+    claims, values = [read_claims()[name] for name in ("A2", "B2b")], np.tile([0.0, 1.0], 50)
     svgs = [
         forest_plot.svg({"A": [(claim, finding_of(claim, values, scale)) for claim in claims]})
         for scale in ("book", "book", "smoke")
