@@ -2,8 +2,6 @@
 
 import hashlib
 import math
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ts_helpers._identity import Identity, difference
+from ts_helpers._checkpoint import Identity, difference, read, write
 from ts_helpers.progress import progress
 
 Metric = Callable[..., Tensor]
@@ -28,7 +26,6 @@ AT_ONCE, NUMBERS = 32, 100_000  # networks in one stack, or as many more as have
 # that, more bring no speed on a CPU, and fall out of its cache
 MEMORY, STATES = 4 * 2**30, 8  # bytes that a step of a stack may take, and arrays (time, batch, units) that a network
 # keeps for its backward pass; it has no more units than the square root of its parameters
-ROW = 3  # evaluations in a row that must be at or below `stop_below`
 
 
 def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
@@ -97,16 +94,15 @@ def fit(
     """Train a network, or many of one architecture, each as if alone: descent on its own loss, at its own rates.
 
     Many are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run under
-    `torch.func.vmap`. One alone is called as in any loop of PyTorch. Modules are in training mode for steps and in
-    evaluation mode for metrics. A network whose loss or gradient is no longer finite keeps its parameters from then
-    on; the others go on.
+    `torch.func.vmap`; one alone is called as in any loop of PyTorch. Modules are in training mode for steps, in
+    evaluation mode for metrics. A network whose loss or gradient is not finite keeps its parameters from then on.
 
     Args:
         networks: one, or a sequence of networks that differ in nothing but parameters and buffers.
         loss: ``loss(network, *data)``, a scalar, of one network.
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
-            0, 1, ..., the same whenever it is asked. For a sequence of networks a first dimension, the networks, is
-            added to all of them.
+            0, 1, ..., the same whenever it is asked. With a sequence of networks all have one dimension more, the
+            first: the networks.
         epochs: passes through the data; without batch_size a pass is one step.
         n_steps: steps of the optimiser, in the place of epochs.
         batch_size: sequences in a minibatch, in a new order in each pass, the same for all networks; the last of a
@@ -124,13 +120,11 @@ def fit(
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
         patience: evaluations in a row whose first metric was not below the least before, after which a network stops.
             It is then left, however its training ended, as it was at the first evaluation that had the least.
-        lr_patience: evaluations in a row after which, likewise, its learning rates are halved; the one before the
-            first step does not count.
+        lr_patience: as many such evaluations after which its learning rates are halved, and again after as many more.
         stop_below: a network stops after three evaluations in a row with a first metric at or below this.
         time_limit: hours that this call may take, at once if 0; the next call goes on from the checkpoint.
         checkpoint: folder in which the state is kept once a minute and at the end. A call with the same networks, data,
-            functions (their code, what they hold and the helper modules they come from) and settings goes on from
-            there, and ends at the same numbers as one that was not interrupted.
+            functions (see `Identity`) and settings goes on from there, to the same numbers as without interruption.
         name: stands before the progress bar.
 
     Returns:
@@ -140,56 +134,49 @@ def fit(
         ValueError: networks that cannot be trained together, data that do not fit them, a loss that is no scalar, a
             rate or size out of range, or a name that fits no parameter.
     """
-    single = isinstance(networks, nn.Module)
-    nets = [networks] if isinstance(networks, nn.Module) else list(networks)
     metrics = {"loss": loss} if metrics is None else dict(metrics)
-    how = _How(
-        epochs, n_steps, batch_size, shuffle_seed, optimizer, clip_norm, norm_type, eval_interval, patience,
-        lr_patience, stop_below,
-    )  # fmt: skip
-    how.check(callable(data), bool(metrics))
+    how = (epochs, n_steps, batch_size, shuffle_seed, optimizer, clip_norm, norm_type)
+    plan = _Plan(*how, eval_interval, patience, lr_patience, stop_below)
+    plan.check(callable(data), bool(metrics))
     if callable(data) and eval_data is None:
         raise ValueError("eval_data must be given where data is a function")
     if time_limit is not None and (checkpoint is None or not time_limit >= 0):
         raise ValueError(f"time_limit must be 0 or more and needs a checkpoint, got {time_limit=}, {checkpoint=}")
+    single = isinstance(networks, nn.Module)
+    nets = [networks] if isinstance(networks, nn.Module) else list(networks)
     identity = Identity()
-    described = _together(nets, identity)
+    described = _described(nets, identity)
     first = data(0) if callable(data) else data
     for tensor in () if single else (*first, *(eval_data or ())):
         if len(tensor) != len(nets):
             raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {len(tensor)}")
-    alone = len(nets) == 1
-    rows = _Alone(nets) if alone else _Stack(nets)
+    rows = _Stack(nets) if len(nets) > 1 else _Alone(nets)
     rates = rows.spread(lr_scale or {}, 1.0) * rows.column(lr, "lr") * rows.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times lr_scale must be finite and 0 or more for every network")
     least = rows.spread(lower_bounds or {}, -math.inf)
-    size = 1 if alone else rows.at_once(first, batch_size)
-    whole = size >= len(nets)
     settled = ""
     if checkpoint:
         functions = identity.of([loss, metrics, data if callable(data) else None])
-        settled = repr([astuple(how), described, functions, identity.sources(), torch.__version__])
+        settled = repr([astuple(plan), described, functions, identity.sources(), torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
+    size = rows.at_once(first, batch_size)
     histories = []
     for start in range(0, len(nets), size):
-
-        def cut(tensors: Sequence[Tensor], start: int = start) -> list[Tensor]:
-            if single:
-                return list(tensors)
-            return [tensor[0] if alone else tensor[start : start + size] for tensor in tensors]
-
-        source = (lambda step, cut=cut: cut(data(step))) if callable(data) else cut(data)
-        held = cut(data if eval_data is None else eval_data)  # type: ignore[arg-type]
         part = slice(start, start + size)
-        run = _Run(
-            rows if whole else _Stack(nets[part]), loss, source, how, rates[part].clone(), least[part], metrics, held
-        )
+
+        def cut(tensors: Sequence[Tensor], index: slice = part) -> list[Tensor]:
+            return list(tensors) if single else [tensor[index if len(nets) > 1 else 0] for tensor in tensors]
+
+        own = (lambda step, cut=cut: cut(data(step))) if callable(data) else cut(data)
+        held = cut(first if eval_data is None else eval_data)
+        some = rows if size >= len(nets) else _Stack(nets[part])
+        run = _Run(plan, some, loss, own, metrics, held, rates[part].clone(), least[part])
         file = None
         if checkpoint:
-            decides = [run.rows.values, run.rows.buffers, run.rates, run.least, cut(first), held]
-            file = checkpoint / f"{hashlib.sha256((settled + identity.of(decides)).encode()).hexdigest()[:16]}.pt"
-        which = name if whole else f"{name} {start // size + 1}/{-(-len(nets) // size)}"
+            decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
+            file = checkpoint / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
+        which = name if some is rows else f"{name} {start // size + 1}/{-(-len(nets) // size)}"
         histories.append(run.go(file, until, which))
     return History(
         histories[0].at,
@@ -202,7 +189,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class _How:
+class _Plan:
     """What `fit` was told of how to train, besides learning rates."""
 
     epochs: int | None
@@ -237,46 +224,29 @@ class _How:
             raise ValueError("patience, lr_patience and stop_below need a metric, got none")
 
 
-def _together(nets: Sequence[nn.Module], identity: Identity) -> dict[str, str]:
-    """Return what the networks are besides their parameters and buffers; refuse those that differ in it."""
+def _described(nets: Sequence[nn.Module], identity: Identity) -> dict[str, str]:
+    """Return what the networks are besides parameters and buffers; refuse those that cannot be trained together."""
     if not nets:
         raise ValueError("networks must hold one or more networks, got none")
-    described = identity.network(nets[0])
-    owners: dict[int, int] = {}
+    first, owners = identity.network(nets[0]), dict[int, int]()
     for number, network in enumerate(nets if len(nets) > 1 else ()):
         for path, module in network.named_modules():
             if isinstance(module, nn.RNNBase):
                 raise ValueError(
                     f"torch cannot run {path or 'the network'}, an nn.{type(module).__name__}, for several networks at "
-                    "once: call fit for each network by itself, or build it of a cell and cells.unroll"
+                    "once: call fit for each network by itself, or build it of a cell and `cells.unroll`"
                 )
         for path, tensor in (*network.named_parameters(), *network.named_buffers()):
-            owner = owners.setdefault(id(tensor), number)
+            owner = owners.setdefault(tensor.data_ptr() or id(tensor), number)
             if owner != number:
-                raise ValueError(
-                    f"networks {owner} and {number} share the tensor {path!r}: give each its own, as copy.deepcopy does"
-                )
-        path = difference(described, identity.network(network))
+                raise ValueError(f"networks {owner} and {number} share the tensor {path!r}: copy.deepcopy one of them")
+        path = difference(first, identity.network(network))
         if path:
             raise ValueError(
-                f"networks must be of one architecture and differ in nothing but parameters and buffers: number "
+                "networks must be of one architecture and differ in nothing but parameters and buffers: number "
                 f"{number} differs from the first in {path!r}; train it apart, or make that a buffer"
             )
-    return described
-
-
-class _Least:
-    """The least value of each network so far, and for how many evaluations in a row there was none below it."""
-
-    def __init__(self, values: Tensor):
-        self.best, self.waited = torch.full_like(values, torch.inf), torch.zeros_like(values)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Take note of values (networks,), and return which of them fell."""
-        fell = values < self.best
-        self.best.copy_(torch.where(fell, values, self.best))
-        self.waited.add_(1).masked_fill_(fell, 0)
-        return fell
+    return first
 
 
 class _Run:
@@ -284,46 +254,49 @@ class _Run:
 
     def __init__(
         self,
+        plan: _Plan,
         rows: "_Stack",
         loss: Metric,
         data: Data,
-        how: _How,
-        rates: Tensor,
-        least: Tensor,
         metrics: Mapping[str, Metric],
         eval_data: Sequence[Tensor],
+        rates: Tensor,
+        least: Tensor,
     ):
-        self.rows, self.loss, self.data, self.how, self.rates = rows, loss, data, how, rates
-        self.least, self.metrics, self.eval_data = least, metrics, eval_data
-        self.bounded = bool((least > -math.inf).any())
-        self.learned = rates > 0
-        self.optimizer = OPTIMIZERS[how.optimizer]
-        self.m = torch.zeros_like(rows.values[:, :0] if how.optimizer == "rmsprop" else rows.values)
-        self.v = torch.zeros_like(rows.values)
-        self.per_pass, self.order = 1, (-1, ())
-        if how.batch_size is not None and not callable(data):
+        self.plan, self.rows, self.loss, self.data, self.metrics = plan, rows, loss, data, metrics
+        self.eval_data, self.rates, self.least = eval_data, rates, least
+        self.bounded, self.learned = bool((least > -math.inf).any()), rates > 0
+        self.per_pass, self.n_sequences, self.orders = 1, 0, (-1, ())  # the orders of a pass: its number, and each
+        if plan.batch_size is not None and not callable(data):
             sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in data}
-            if len(sizes) != 1 or not 1 <= how.batch_size <= max(sizes):
+            self.n_sequences = max(sizes, default=0)
+            if len(sizes) != 1 or not 1 <= plan.batch_size <= self.n_sequences:
                 raise ValueError(
                     "batch_size must be 1 or more and at most the sequences of the data, got "
-                    f"batch_size={how.batch_size}, {sizes=}"
+                    f"batch_size={plan.batch_size}, {sizes=}"
                 )
-            self.n_sequences = sizes.pop()
-            self.per_pass = -(-self.n_sequences // how.batch_size)
-        units = how.epochs or how.n_steps or 0
-        self.unit = self.per_pass if how.epochs else 1  # steps
-        self.total = units * self.unit
-        self.points = np.array([*range(0, units, how.eval_interval), units])
-        self.stopped = torch.full((len(rates),), -1, device=rates.device)  # steps before a network stopped, -1: it goes
-        self.diverged = torch.zeros_like(self.stopped, dtype=torch.bool)
-        self.going = len(rates)
-        self.fall, self.lr_fall, self.low = _Least(rates[:, 0]), _Least(rates[:, 0]), torch.zeros_like(self.stopped)
-        self.keeps = how.patience is not None or how.stop_below is not None
-        self.kept = torch.zeros_like(self.diverged)  # networks to be left as they were when they were kept
-        self.kept_values = rows.values.clone() if self.keeps else rows.values[:, :0]
-        self.kept_buffers: dict[str, Tensor] = {}
+            self.per_pass = -(-self.n_sequences // plan.batch_size)
+        units = plan.epochs or plan.n_steps or 0
+        self.unit = self.per_pass if plan.epochs else 1  # steps
+        self.total, self.points = units * self.unit, [*range(0, units, plan.eval_interval), units]
+        self.step, self.evaluated, self.seconds, self.over = 0, 0, 0.0, False
         self.measured: dict[str, np.ndarray] = {}
-        self.step, self.evaluated, self.seconds = 0, 0, 0.0
+        self.kept_buffers: dict[str, Tensor] = {}
+        keeps = plan.patience is not None or plan.stop_below is not None
+        none = torch.zeros(len(rates), dtype=torch.int64, device=rates.device)
+        least_before = torch.full_like(rates[:, 0], torch.inf)
+        self.state = dict(  # all that changes in place
+            values=rows.values, rates=rates, v=torch.zeros_like(rows.values),
+            m=torch.zeros_like(rows.values if plan.optimizer == "adam" else rates[:, :0]),
+            stopped=none - 1, diverged=none > 0,  # steps before a network stopped, -1 while it goes on; and why
+            best=least_before, waited=none.clone(), lr_best=least_before.clone(), lr_waited=none.clone(), low=none,
+            kept=none > 0, kept_values=rows.values.clone() if keeps else rates[:, :0],  # to be left so; and how
+        )  # fmt: skip
+
+    @property
+    def going(self) -> Tensor:
+        """Which networks (networks,) have not stopped."""
+        return self.state["stopped"] < 0
 
     def go(self, file: Path | None, until: float, name: str) -> History:
         """Train from the checkpoint, if there is one, until the end or that time."""
@@ -336,12 +309,11 @@ class _Run:
         try:
             for step in progress(range(self.step, self.total), name, self.total, self.step):
                 self.evaluate()
-                if not self.going or now >= until:
+                if now >= until or self.over:
                     break
                 self.take(step)
-                self.step = step + 1
                 now = time.perf_counter()
-                self.seconds = before + now - start
+                self.step, self.seconds = step + 1, before + now - start
                 if file and now - saved > 60:
                     self.save(file)
                     saved = now
@@ -352,33 +324,31 @@ class _Run:
                 module.training = mode
         if file:
             self.save(file)
-        values, buffers = self.rows.values, self.rows.buffers
-        if bool(self.kept.any()):
-            values = torch.where(self.kept[:, None], self.kept_values, values)
-            buffers = _chosen(self.kept, self.kept_buffers, buffers)
-        self.rows.write_back(values, buffers)
-        stopped, unit = self.stopped.cpu().numpy(), self.unit
+        kept, values, buffers = self.state["kept"], self.rows.values, self.rows.buffers
+        values = torch.where(kept[:, None], self.state["kept_values"], values) if bool(kept.any()) else values
+        self.rows.write_back(values, _chosen(kept, self.kept_buffers, buffers))
+        stopped = self.state["stopped"].cpu().numpy()
         return History(
-            self.points,
-            "epoch" if self.how.epochs else "step",
+            np.array(self.points),
+            "epoch" if self.plan.epochs else "step",
             self.measured,
-            np.where(self.diverged.cpu().numpy(), stopped // unit, -1),
+            np.where(self.state["diverged"].cpu().numpy(), stopped // self.unit, -1),
             np.where(stopped < 0, self.step, stopped),
             self.seconds,
         )
 
     def batch(self, step: int) -> Sequence[Tensor]:
-        """Return the minibatch of a step; the last of a pass holds what is left."""
+        """Return the minibatch of a step."""
         if callable(self.data):
             return self.data(step)
-        if self.how.batch_size is None:
+        if self.plan.batch_size is None:
             return self.data
         number, k = divmod(step, self.per_pass)
-        if self.order[0] != number:
-            seed = int(np.random.SeedSequence([self.how.shuffle_seed, number]).generate_state(1)[0])
+        if self.orders[0] != number:
+            seed = int(np.random.SeedSequence([self.plan.shuffle_seed, number]).generate_state(1)[0])
             order = torch.randperm(self.n_sequences, generator=torch.Generator().manual_seed(seed))
-            self.order = number, order.to(self.rates.device).split(self.how.batch_size)
-        return [tensor.index_select(self.rows.dim, self.order[1][k]) for tensor in self.data]
+            self.orders = number, order.to(self.rates.device).split(self.plan.batch_size)
+        return [tensor.index_select(self.rows.dim, self.orders[1][k]) for tensor in self.data]
 
     def take(self, step: int) -> None:
         """Take one step with every network that has not stopped."""
@@ -386,142 +356,115 @@ class _Run:
         grad = torch.where(self.learned, grad, 0.0)
         finite = torch.isfinite(losses) & torch.isfinite(grad.sum(1))
         if not bool(finite.all()):
-            diverged = ~finite & (self.stopped < 0)
-            self.diverged |= diverged
+            diverged = ~finite & self.going
+            self.state["diverged"] |= diverged
             self.stop(diverged)
             grad[~finite] = 0.0
-            if not self.going:
-                return
-        if self.how.clip_norm is not None:
-            norm = torch.linalg.vector_norm(grad, self.how.norm_type, dim=1, keepdim=True)
-            grad *= (self.how.clip_norm / norm).clamp(max=1)
-        self.optimizer(self.rows.values, self.m, self.v, grad, self.rates, step + 1)
+        if self.plan.clip_norm is not None:
+            norm = torch.linalg.vector_norm(grad, self.plan.norm_type, dim=1, keepdim=True)
+            grad *= (self.plan.clip_norm / norm).clamp(max=1)
+        values = self.rows.values
+        OPTIMIZERS[self.plan.optimizer](values, self.state["m"], self.state["v"], grad, self.rates, step + 1)
         if self.bounded:
-            torch.maximum(self.rows.values, self.least, out=self.rows.values)
+            torch.maximum(values, self.least, out=values)
         self.rows.stepped()
 
     def stop(self, which: Tensor) -> None:
-        """Stop networks, at the steps taken so far."""
-        self.stopped[which] = self.step
+        """Stop networks after the steps taken so far."""
+        self.state["stopped"][which] = self.step
         self.rates[which] = 0.0
-        self.going = int((self.stopped < 0).sum())
+        self.over = not bool(self.going.any())
 
     def evaluate(self) -> None:
-        """Take every metric where an evaluation is due, and stop whom it tells to stop."""
+        """Take every metric where an evaluation is due, and see who is to stop."""
         k = self.evaluated
-        if k == len(self.points) or self.step != self.points[k] * self.unit or not self.going:
+        if self.over or k == len(self.points) or self.step != self.points[k] * self.unit:
             return
         self.rows.base.eval()
         with torch.no_grad():
             values = {key: self.rows.measure(metric, self.eval_data) for key, metric in self.metrics.items()}
         self.rows.base.train()
-        there = (self.stopped < 0).cpu().numpy()
+        going = self.going.cpu().numpy()
         for key, value in values.items():
             array = value.cpu().numpy()
-            if k == 0:
-                kind = np.result_type(array.dtype, np.float32)
-                self.measured[key] = np.full((len(array), len(self.points), *array.shape[1:]), np.nan, kind)
-            self.measured[key][there, k] = array[there]
+            shape, kind = (len(array), len(self.points), *array.shape[1:]), np.result_type(array.dtype, np.float32)
+            self.measured.setdefault(key, np.full(shape, np.nan, kind))[going, k] = array[going]
         self.evaluated = k + 1
-        if self.keeps or self.how.lr_patience:
-            key, first = next(iter(values.items()))
-            if first.ndim != 1:
-                raise ValueError(
-                    "patience, lr_patience and stop_below need a first metric that is a scalar, got "
-                    f"{key!r} of shape {tuple(first.shape[1:])}"
-                )
-            self.judge(first, k == 0)
+        if any(each is not None for each in (self.plan.patience, self.plan.lr_patience, self.plan.stop_below)):
+            self.judge(*next(iter(values.items())), k == 0)
 
-    def judge(self, values: Tensor, first: bool) -> None:
-        """Keep, stop and slow down networks by the values (networks,) of the first metric."""
-        how, going = self.how, self.stopped < 0
-        fell = self.fall(values) | first
-        self.fall.waited.masked_fill_(fell, 0)
-        stopping = torch.zeros_like(going)
-        if how.patience:
-            stopping |= self.fall.waited >= how.patience
-        if how.stop_below is not None:
-            self.low = torch.where(values <= how.stop_below, self.low + 1, 0)
-            stopping |= self.low >= ROW
-        if how.lr_patience and not first:
-            self.lr_fall(values)
-            late = self.lr_fall.waited == how.lr_patience
+    def judge(self, name: str, values: Tensor, first: bool) -> None:
+        """Keep, slow down and stop networks by the values (networks,) of the first metric."""
+        plan, state, going = self.plan, self.state, self.going
+        if values.ndim != 1:
+            raise ValueError(
+                f"patience, lr_patience and stop_below need a scalar as first metric, {name!r} has shape "
+                f"{tuple(values.shape[1:])}"
+            )
+        fell = _fell(values, state["best"], state["waited"]) | first
+        waited = state["waited"].masked_fill_(fell, 0)
+        if plan.lr_patience and not first:
+            _fell(values, state["lr_best"], state["lr_waited"])
+            late = state["lr_waited"] == plan.lr_patience
             self.rates[late] /= 2
-            self.lr_fall.waited[late] = 0
+            state["lr_waited"][late] = 0
+        stopping = torch.zeros_like(going)
+        if plan.patience:
+            stopping |= waited >= plan.patience
+        if plan.stop_below is not None:
+            low = values <= plan.stop_below
+            stopping |= state["low"].add_(1).masked_fill_(~low, 0) >= 3
         stopping &= going
-        keeping = (fell if how.patience else stopping) & going
-        if self.keeps and bool(keeping.any()):
-            self.kept |= keeping
-            self.kept_values[keeping] = self.rows.values[keeping]
-            self.kept_buffers = _chosen(keeping, self.rows.buffers, self.kept_buffers)
-        if bool(stopping.any()):
-            self.stop(stopping)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what changes in place from step to step."""
-        return dict(
-            values=self.rows.values, m=self.m, v=self.v, rates=self.rates, stopped=self.stopped, diverged=self.diverged,
-            best=self.fall.best, waited=self.fall.waited, lr_best=self.lr_fall.best, lr_waited=self.lr_fall.waited,
-            low=self.low, kept=self.kept, kept_values=self.kept_values,
-        )  # fmt: skip
+        if self.plan.patience or self.plan.stop_below is not None:
+            keeping = going & (fell if plan.patience else stopping)
+            state["kept"] |= keeping
+            state["kept_values"].copy_(torch.where(keeping[:, None], self.rows.values, state["kept_values"]))
+            if bool(keeping.any()):
+                self.kept_buffers = _chosen(keeping, self.rows.buffers, self.kept_buffers)
+        self.stop(stopping)
 
     def save(self, file: Path) -> None:
-        """Write a checkpoint as a whole or not at all."""
-        measured = {key: torch.from_numpy(array) for key, array in self.measured.items()}
+        """Write a checkpoint."""
         numbers = dict(step=self.step, evaluated=self.evaluated, seconds=self.seconds)
-        state = dict(of=file.stem, measured=measured, buffers=self.rows.buffers, kept_buffers=self.kept_buffers)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.stem}.{os.getpid()}.pt")
-        try:
-            torch.save(self.tensors() | numbers | state, part)
-            os.replace(part, file)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        measured = {key: torch.from_numpy(array) for key, array in self.measured.items()}
+        buffers = dict(buffers=self.rows.buffers, kept_buffers=self.kept_buffers)
+        write(file, dict(self.state, measured=measured) | buffers | numbers)
 
     def restore(self, file: Path) -> None:
-        """Go back to a checkpoint, if there is one; set aside what is none of this training."""
-        if not file.exists():
+        """Go back to a checkpoint, if there is one."""
+        found = read(file, self.rates.device)
+        if found is None:
             return
-        device = self.rates.device
-        try:
-            state = torch.load(file, map_location=device, weights_only=True)
-            if state["of"] != file.stem:
-                raise ValueError(f"it is that of {state['of']}")
-        except OSError:
-            raise
-        except Exception as error:  # whatever a file of other content makes of a reader
-            aside = file.with_suffix(".damaged")
-            os.replace(file, aside)
-            print(
-                f"{file} is no checkpoint of this training ({error!r}): now {aside.name}; beginning anew",
-                file=sys.stderr,
-            )
-            return
-        for key, tensor in self.tensors().items():
-            tensor.copy_(state[key])
-        self.measured = {key: tensor.cpu().numpy() for key, tensor in state["measured"].items()}
-        self.kept_buffers = state["kept_buffers"]
-        self.step, self.evaluated, self.seconds = state["step"], state["evaluated"], state["seconds"]
-        self.going = int((self.stopped < 0).sum())
-        self.rows.write_back(self.rows.values, state["buffers"])
+        for key, tensor in self.state.items():
+            tensor.copy_(found[key])
+        self.measured = {key: tensor.cpu().numpy() for key, tensor in found["measured"].items()}
+        self.step, self.evaluated, self.seconds = found["step"], found["evaluated"], found["seconds"]
+        self.kept_buffers, self.over = found["kept_buffers"], not bool(self.going.any())
+        self.rows.write_back(self.rows.values, found["buffers"])
+
+
+def _fell(values: Tensor, best: Tensor, waited: Tensor) -> Tensor:
+    """Return where values (networks,) are below the best before; note these, and count those in a row that are not."""
+    fell = values < best
+    best.copy_(torch.where(fell, values, best))
+    waited.add_(1).masked_fill_(fell, 0)
+    return fell
 
 
 def _chosen(which: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return for the networks of which (networks,) new buffers, for others the old ones, if they have any."""
-
-    def one(key: str, buffer: Tensor) -> Tensor:
-        if key not in old or old[key].shape != buffer.shape:
-            return buffer.clone()
-        return torch.where(which.view(-1, *[1] * (buffer.ndim - 1)), buffer, old[key])
-
-    return {key: one(key, buffer) for key, buffer in new.items()}
+    """Return new buffers for the networks of which (networks,), the old ones for others."""
+    found = dict(old)
+    for key, buffer in new.items():
+        same = key in old and old[key].shape == buffer.shape
+        mask = which.view(-1, *[1] * (buffer.ndim - 1))
+        found[key] = torch.where(mask, buffer, old[key]) if same else buffer.clone()
+    return found
 
 
 class _Stack:
     """The parameters of all networks as one matrix, a row a network, and measures on it."""
 
-    dim = 2  # of the sequences, in data
+    dim = 2  # of sequences in data
 
     def __init__(self, networks: Sequence[nn.Module]):
         self.networks = networks
@@ -532,17 +475,18 @@ class _Stack:
         self.values = torch.stack(rows)
         trained = [torch.cat([torch.full((p.numel(),), p.requires_grad) for p in net.parameters()]) for net in networks]
         self.trainable = torch.stack(trained).to(self.values.device)
-        self.base: nn.Module = self.stack()
+        self.base = self.prepared()
 
-    def stack(self) -> nn.Module:
+    def prepared(self) -> nn.Module:
         """Stack the buffers too, and return the module that is called."""
         several = [dict(network.named_buffers()) for network in self.networks]
         self.buffers = {key: torch.stack([each[key].detach() for each in several]) for key in several[0]}
         return _Call(self.networks[0])
 
     def at_once(self, data: Sequence[Tensor], batch_size: int | None) -> int:
-        """Return how many of the networks to train in one stack."""
-        return min(max(AT_ONCE, NUMBERS // len(self.values[0])), max(1, int(MEMORY / self.footprint(data, batch_size))))
+        """Return how many networks to train in one stack."""
+        fitting = max(1, int(MEMORY / self.footprint(data, batch_size)))
+        return min(max(AT_ONCE, NUMBERS // self.values.shape[1]), fitting)
 
     def footprint(self, data: Sequence[Tensor], batch_size: int | None) -> float:
         """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
@@ -591,24 +535,24 @@ class _Stack:
     def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the losses (networks,) and their gradients (networks, numbers)."""
         p = self.values.requires_grad_(True)
-        losses = _scalar(self.measure(loss, data), 1)
+        losses = _scalar(self.measure(loss, data))
         (grad,) = torch.autograd.grad(losses.sum(), p)
         p.requires_grad_(False)
         return losses.detach(), grad
 
     def stepped(self) -> None:
-        """Let the networks have the rows after a step, where that is what is called."""
+        """Nothing to do: the rows themselves are what is called."""
 
     def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Put rows and buffers into the networks."""
-        for key, buffer in buffers.items():
-            self.buffers[key].copy_(buffer)
         with torch.no_grad():
-            for i, (network, row) in enumerate(zip(self.networks, values, strict=True)):
+            for network, row in zip(self.networks, values, strict=True):
                 for parameter, part in zip(network.parameters(), row.split(self.sizes), strict=True):
                     parameter.copy_(part.view_as(parameter))
-                for key, buffer in network.named_buffers():
-                    buffer.copy_(buffers[key][i])
+            for key, buffer in buffers.items():
+                self.buffers[key].copy_(buffer)
+                for network, own in zip(self.networks, buffer, strict=True):
+                    network.get_buffer(key).copy_(own)
 
 
 class _Alone(_Stack):
@@ -616,12 +560,9 @@ class _Alone(_Stack):
 
     dim = 1
 
-    def stack(self) -> nn.Module:
-        """Return the network, and remember what to write to it."""
+    def prepared(self) -> nn.Module:
+        """Return the network."""
         (network,) = self.networks
-        self.parameters = list(network.parameters())
-        self.learned = [p for p in self.parameters if p.requires_grad]
-        self.zeros = {id(p): torch.zeros(p.numel(), dtype=p.dtype, device=p.device) for p in self.parameters}
         return network
 
     @property
@@ -629,43 +570,44 @@ class _Alone(_Stack):
         """The network's buffers as they are now, with the network as first dimension."""
         return {key: buffer.detach()[None] for key, buffer in self.base.named_buffers()}
 
+    def at_once(self, data: Sequence[Tensor], batch_size: int | None) -> int:
+        """Return 1."""
+        return 1
+
     def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
         """Return ``function(network, *data)``, with the network as first dimension."""
         return function(self.base, *data)[None]
 
     def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the loss (1,) and its gradient (1, numbers)."""
-        losses = _scalar(self.measure(loss, data), 1)
-        found = torch.autograd.grad(losses[0], self.learned, allow_unused=True)
-        grads = {id(p): grad.flatten() for p, grad in zip(self.learned, found, strict=True) if grad is not None}
-        return losses.detach(), torch.cat([grads.get(id(p), self.zeros[id(p)]) for p in self.parameters])[None]
+        losses, parameters = _scalar(self.measure(loss, data)), list(self.base.parameters())
+        learned = [p for p in parameters if p.requires_grad]
+        grads = torch.autograd.grad(losses[0], learned, allow_unused=True, materialize_grads=True)
+        found = dict(zip(map(id, learned), grads, strict=True))
+        return losses.detach(), torch.cat([found.get(id(p), p.detach()).flatten() for p in parameters])[None]
 
     def stepped(self) -> None:
-        """Copy the row into the parameters."""
-        with torch.no_grad():
-            for p, part in zip(self.parameters, self.values[0].split(self.sizes), strict=True):
-                p.copy_(part.view_as(p))
+        """Copy the row into the network."""
+        self.write_back(self.values, {})
 
     def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Put the row and the buffers into the network; in place, where a buffer has kept its shape."""
+        """Put the row and the buffers into the network; in place, but for buffers whose shape has changed."""
         with torch.no_grad():
-            for p, part in zip(self.parameters, values[0].split(self.sizes), strict=True):
+            for p, part in zip(self.base.parameters(), values[0].split(self.sizes), strict=True):
                 p.copy_(part.view_as(p))
-            for key, value in buffers.items():
+            for key, (own,) in buffers.items():
                 path, _, name = key.rpartition(".")
                 module = self.base.get_submodule(path)
-                now = module._buffers[name]
-                if now is not None and now.shape == value[0].shape:
-                    now.copy_(value[0])
+                there = module._buffers[name]
+                if there is not None and there.shape == own.shape:
+                    there.copy_(own)
                 else:
-                    setattr(module, name, value[0].clone())
+                    setattr(module, name, own.clone())
 
 
-def _scalar(losses: Tensor, ndim: int) -> Tensor:
-    if losses.ndim != ndim:
-        raise ValueError(
-            f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: end it with .mean() or .sum()"
-        )
+def _scalar(losses: Tensor) -> Tensor:
+    if losses.ndim != 1:
+        raise ValueError(f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: take its mean or its sum")
     return losses
 
 
@@ -675,7 +617,8 @@ class _Call(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.held = [(each._buffers, key, path) for path, each in network.named_modules() for key in each._buffers]
+        modules = [(path, module._buffers) for path, module in network.named_modules()]
+        self.held = [(buffers, key, f"{path}.{key}") for path, buffers in modules for key in buffers]
 
     def forward(self, function: Metric, *data: Tensor) -> Tensor:
         """Return ``function(network, *data)``."""
@@ -684,7 +627,7 @@ class _Call(nn.Module):
         for tensor, (buffers, key, path) in zip(before, self.held, strict=True):
             if buffers[key] is not tensor:
                 raise ValueError(
-                    f"buffer {f'{path}.{key}'.lstrip('.')!r} was assigned anew, which is lost in a stack: change it in "
+                    f"buffer {path.lstrip('.')!r} was assigned anew, which a stack of networks loses: change it in "
                     "place (copy_), or call fit for each network by itself"
                 )
         return found

@@ -1,0 +1,187 @@
+"""What decides the numbers of a training, as text, and files that keep its state; the training itself is in `fit`."""
+
+import ast
+import dis
+import functools
+import hashlib
+import os
+import re
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+PACKAGE = Path(__file__).parent
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+HELD = (Tensor, np.ndarray, list, tuple, set, frozenset, dict, types.SimpleNamespace)
+NAMED = (*PLAIN, *HELD, type, types.FunctionType, types.ModuleType, functools.partial)  # what counts of what code names
+STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
+
+
+class Identity:
+    """Makes texts that are equal for what gives equal numbers, and notes the modules of ts_helpers that it meets.
+
+    An object counts with its class and all that it holds; a function with its code, what it closes over and what it
+    names of the values, functions, classes and modules around it. Of libraries only names count, of ts_helpers the
+    source (see `sources`), of ts_helpers.book nothing.
+    """
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self._within: list[int] = []
+
+    def of(self, value: Any) -> str:
+        """Return the text of a value."""
+        if isinstance(value, PLAIN):
+            return repr(value)
+        if isinstance(value, Tensor):
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # an expanded one, once
+            flat = value.detach()[once].cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(flat.data).hexdigest()}"
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return f"{value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        if id(value) in self._within:  # it holds itself
+            return f"up {len(self._within) - self._within.index(id(value))}"
+        self._within.append(id(value))
+        kind, held = self._parts(value)
+        text = f"{kind}({', '.join(map(self.of, held))})"
+        self._within.pop()
+        return text
+
+    def network(self, network: nn.Module) -> dict[str, str]:
+        """Return the texts of all that a network is besides the values of its parameters and buffers, by their path."""
+        found: dict[str, str] = {}
+        for path, module in network.named_modules(remove_duplicate=False):
+            here = {"class": self.of(parametrize.type_before_parametrizations(module))}
+            for name, value in vars(module).items():
+                if name not in STATE:  # the keys of hooks count all that were ever made
+                    here[name] = self.of(list(value.values()) if name.endswith("hooks") and value else value)
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                here[name] = "" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
+            found |= {f"{path}.{name}".lstrip("."): text for name, text in here.items()}
+        return found
+
+    def sources(self) -> str:
+        """Return a digest of each module met, and of what these import of ts_helpers."""
+        todo, done = sorted(self.modules), {}
+        while todo:
+            name = todo.pop()
+            path = PACKAGE.joinpath(*name.split(".")[1:])
+            file = next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+            if file is None or name in done or not _helper(name):
+                continue
+            done[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                if isinstance(node, ast.Import):
+                    todo += [each.name for each in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    todo += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+        return repr(sorted(done.items()))
+
+    def _parts(self, value: Any) -> tuple[str, Any]:
+        """Return what kind of thing it is, and what it holds."""
+        match value:
+            case Mapping():
+                return "map", [part for item in value.items() for part in item]
+            case list() | tuple():
+                return type(value).__name__, value
+            case set() | frozenset():
+                return "set", sorted(map(self.of, value))
+            case nn.Module():
+                return "network", [self.network(value), *value.parameters(), *value.buffers()]
+            case types.ModuleType():
+                return f"module {value.__name__}", [self._foreign(value.__name__)]
+            case functools.partial():
+                return "partial", [value.func, value.args, value.keywords]
+            case types.MethodType():
+                return "method", [value.__func__, value.__self__]
+            case property() | staticmethod() | classmethod():
+                return "method", [getattr(value, "fget", None) or getattr(value, "__func__", None)]
+            case types.FunctionType():
+                return self._function(value)
+            case types.CodeType():
+                code = value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount
+                return "code", [*code, *value.co_consts]
+            case type():
+                if self._foreign(value.__module__):
+                    return f"{value.__module__}.{value.__qualname__}", []
+                bookkeeping = ("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "_abc_impl")
+                return "class", [*value.__bases__, {k: v for k, v in vars(value).items() if k not in bookkeeping}]
+            case torch.Generator():
+                return "generator", [value.get_state()]
+        if hasattr(value, "__dict__") and not f"{type(value).__module__}.".startswith("ts_helpers.book."):
+            return "object", [type(value), vars(value)]
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), []
+
+    def _function(self, value: types.FunctionType) -> tuple[str, list[Any]]:
+        held = [value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ())]
+        if self._foreign(value.__module__):
+            return f"{value.__module__}.{value.__qualname__}", held
+        around = {name: value.__globals__.get(name) for name in sorted(set(_named(value.__code__)))}
+        return "function", [*held, value.__code__, {k: v for k, v in around.items() if isinstance(v, NAMED)}]
+
+    def _foreign(self, name: str | None) -> bool:
+        """Return whether a module is of ts_helpers, where it is noted, or of a library: its code is not looked into."""
+        if _helper(name):
+            self.modules.add(str(name))
+        top = str(name).partition(".")[0]
+        folders = Path(getattr(sys.modules.get(top), "__file__", None) or "").parts
+        library = top in sys.stdlib_module_names - {"__main__"} or "site-packages" in folders
+        return library or top == "ts_helpers"
+
+
+def difference(first: dict[str, str], other: dict[str, str]) -> str | None:
+    """Return the path of the first thing that two networks do not have in common, if there is one."""
+    return next((path for path in {**first, **other} if first.get(path) != other.get(path)), None)
+
+
+def write(file: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.stem}.{os.getpid()}.pt")
+    try:
+        torch.save(state | {"of": file.stem}, part)
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read(file: Path, device: torch.device) -> dict[str, Any] | None:
+    """Return what a checkpoint holds, or None where there is none; one that is damaged or foreign is set aside."""
+    if not file.exists():
+        return None
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        if state["of"] != file.stem:
+            raise ValueError(f"it is that of {state['of']}")
+        return state
+    except OSError:
+        raise
+    except Exception as error:  # anything, by what is in the file
+        aside = file.with_suffix(".damaged")
+        os.replace(file, aside)
+        print(f"{file}: no checkpoint of this training ({error}), now {aside.name}; it begins anew", file=sys.stderr)
+        return None
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _named(code: types.CodeType) -> list[str]:
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _named(const)]
+    return inner + [str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+
+
+def _helper(name: str | None) -> bool:
+    return f"{name}.".startswith("ts_helpers.") and not f"{name}.".startswith("ts_helpers.book.")
