@@ -1,6 +1,6 @@
 """Networks, training and quantities that chapters on Benureau & Tani (2018) share; figures and texts stay there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -388,7 +388,7 @@ def lowest(results: xr.Dataset) -> np.ndarray:
     return results.tau.sel(setting="no clamp 4-8-16", layer=0).min("epoch").values
 
 
-_FREE = dict(over="no clamp 4-8-16", under="learn 4-8-16")
+_FREE = "no clamp 4-8-16", "learn 4-8-16"
 QUANTITIES: dict[str, dict[str, Callable[[xr.Dataset], np.ndarray]]] = {
     "A2": {"low": low, "stable": stable, "ordered": ordered},
     "A3": {"fast": fast, "unordered": unordered},
@@ -401,13 +401,13 @@ QUANTITIES: dict[str, dict[str, Callable[[xr.Dataset], np.ndarray]]] = {
     "A8a": {"at_floor_exponential": at_floor_exponential, "at_floor_8": at_floor_8},
     "A8b": {
         "lowest": lowest,
-        "closed_ratio": partial(closed_ratio, **_FREE),
-        "roughness_ratio": partial(roughness_ratio, **_FREE),
+        "closed_ratio": lambda results: closed_ratio(results, *_FREE),
+        "roughness_ratio": lambda results: roughness_ratio(results, *_FREE),
     },
 }
 
 
-def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, Mapping[str, np.ndarray]]:
+def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, dict[str, np.ndarray]]:
     """Return the quantities of every claim whose settings were run; ``closed`` as in `closed_ratio`."""
     results, found = results.assign(closed=results[closed]), {}
     for claim, functions in QUANTITIES.items():

@@ -102,7 +102,7 @@ def train(
     *,
     epochs: int,
     batch_size: int = BATCH_SIZE,
-    shuffle_seed: int,
+    shuffle_seed: int = 0,
     eval_interval: int,
     loss: Callable[..., Tensor] = loss,
     metrics: Mapping[str, Callable[..., Tensor]] | None = None,
