@@ -11,6 +11,9 @@ from ts_helpers.book.records import Record
 
 CLAIMS = read_claims()
 README = pages.README.read_text()
+CHAPTER = "matsuki2018/oscillator"
+SAYS = "oscillator.md says reproduced of C2, the record says not reproduced"
+UNCOUNTED = [dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})]
 
 
 @functools.cache  # a thousand bootstraps else
@@ -18,48 +21,52 @@ def finding(claim_id, scale):
     return judge(claim_id, {q.name: [1.0] * 100 for q in CLAIMS[claim_id].quantities}, scale, CLAIMS)
 
 
-def record_of(chapter, verdict=None, scale="book", parameters=None, kept=None):
+def record_of(chapter, verdict=None, scale="book", parameters=None, archived=None):
     """A record in which every claim of the chapter has the verdict its prose was written for, or the one given.
 
-    ``kept``: the verdict of all of them in the kept paper-scale run; None where there is no such run.
+    ``archived``: the verdict of all of them in the archived run; None where there is no such run.
     """
-    said = pages.VERDICT_LINE.findall(pages.Job(chapter).source.read_text())
-    findings = {}
-    for claim_id, prose in said:
-        findings[claim_id] = dataclasses.replace(finding(claim_id, scale), verdict=verdict or prose)
-    kept_findings = {
-        claim_id: dataclasses.replace(live, scale="paper", verdict=kept) for claim_id, live in findings.items() if kept
+    said = pages.PROSE.findall(pages.text_of(chapter))
+    live = {name: dataclasses.replace(finding(name, scale), verdict=verdict or prose) for name, prose in said}
+    old = {
+        name: dataclasses.replace(each, scale="paper", verdict=archived, note="")
+        for name, each in live.items()
+        if archived
     }
-    return Record(xr.Dataset(), findings, kept_findings, {"parameters": parameters or {}})
+    return Record(xr.Dataset(), {"parameters": parameters or {}}, live, old)
 
 
 def found(**how):
-    chapters = {claim.chapter for claim in CLAIMS.values() if pages.written(claim)}
-    return {chapter: record_of(chapter, **how) for chapter in chapters}
+    return {claim.chapter: record_of(claim.chapter, **how) for claim in CLAIMS.values()}
 
 
-def test_prose_that_says_what_was_measured_is_no_contradiction():
+def row_of(claim_id, text):
+    [row] = [line for line in text.splitlines() if f'id="{claim_id}"' in line]
+    return row
+
+
+def test_prose_that_says_what_was_measured_is_no_contradiction_and_what_says_otherwise_is_named():
     assert pages.contradictions(CLAIMS, found(), README) == []
-
-
-def test_prose_that_says_otherwise_is_named():
     wrong = pages.contradictions(CLAIMS, found(verdict="not reproduced"), README)
-    assert any("oscillator.md says reproduced of C2, the record says not reproduced" in line for line in wrong)
+    assert any(SAYS in line for line in wrong)
     assert "README.md has other verdicts than the records: make readme writes its table anew" in wrong
 
 
-def test_pages_fail_the_build_if_prose_says_otherwise(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("how", UNCOUNTED)
+def test_smoke_runs_and_other_parameters_contradict_nothing(how):
+    assert pages.contradictions(CLAIMS, found(verdict="not reproduced", **how), README) == []
+    assert pages.readme(README, CLAIMS, found(verdict="not reproduced", **how)) == README
+
+
+def test_pages_are_written_and_fail_the_build_if_prose_says_otherwise(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pages, "PAGES", tmp_path)
     monkeypatch.setattr("sys.argv", ["pages"])
     for verdict, status in ((None, 0), ("not reproduced", 1)):
         monkeypatch.setattr(pages, "records", lambda claims, v=verdict: found(verdict=v))
         assert pages.main() == status
-    assert "says reproduced of C2" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("how", [dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})])
-def test_smoke_runs_and_other_parameters_contradict_nothing(how):
-    assert pages.contradictions(CLAIMS, found(verdict="not reproduced", **how), README) == []
+    assert SAYS in capsys.readouterr().err
+    names = {"verdicts.md", "verdicts.svg", "assumptions.md", "times.md", "claims/C2.md", f"claims/{CHAPTER}.md"}
+    assert all((tmp_path / name).stat().st_size for name in names)
 
 
 def test_claim_without_its_line_in_the_prose_is_named():
@@ -68,33 +75,17 @@ def test_claim_without_its_line_in_the_prose_is_named():
     assert "must have one line '% prose C9: <verdict>', it has 0" in line
 
 
-def test_readme_has_the_verdicts_that_the_chapters_were_written_for():
+def test_readme_takes_its_verdicts_from_the_records_that_count_or_else_from_the_prose():
     assert pages.readme(README, CLAIMS, {}) == README
-
-
-def test_readme_takes_its_verdicts_from_the_records_that_count():
-    text = pages.readme(README, CLAIMS, found(verdict="not reproduced", kept="partly"))
-    assert re.search(
-        r"\| C2 partly, C3 partly, .*\| \[Learning an oscillation\]\(notebooks/matsuki2018/oscillator.md\)", text
-    )
+    text = pages.readme(README, CLAIMS, found(verdict="not reproduced", archived="partly"))
+    line = r"\| C2 partly, C3 partly, .*\| \[Learning an oscillation\]\(notebooks/matsuki2018/oscillator.md\)"
+    assert re.search(line, text)
     assert "not reproduced" not in text
     assert pages.contradictions(CLAIMS, found(), text)[-1].startswith("README.md has other verdicts")
-    for how in (dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})):
-        assert pages.readme(README, CLAIMS, found(verdict="not reproduced", **how)) == README
-
-
-def test_readme_keeps_every_word_outside_its_table():
-    before, after = (
-        README.split("<!-- verdicts, written by make readme -->")[0],
-        README.split("<!-- end of verdicts -->")[1],
-    )
-    text = pages.readme(README, CLAIMS, found(verdict="not reproduced"))
-    assert text.startswith(before)
+    before, after = re.split(r"<!-- verdicts, .*<!-- end of verdicts -->", README, flags=re.S)
+    assert text.startswith(before)  # every word outside the table stays
     assert text.endswith(after)
     assert text.count("| paper |") == 1
-
-
-def test_readme_without_a_place_for_its_table_is_refused():
     with pytest.raises(ValueError, match="must have one place for verdicts"):
         pages.readme("# Bare\n", CLAIMS, {})
 
@@ -111,62 +102,55 @@ def test_readme_alone_is_written_when_asked_for(tmp_path, monkeypatch):
 
 
 def test_claim_whose_chapter_is_not_written_yet_breaks_nothing():
-    early = dataclasses.replace(CLAIMS["C2"], id="S99", paper="synthesis", chapter="synthesis/nowhere")
-    claims = CLAIMS | {"S99": early}
-    [row] = [line for line in pages.verdicts(claims, {}).splitlines() if 'id="S99"' in line]
+    claims = CLAIMS | {"S99": dataclasses.replace(CLAIMS["S1"], id="S99", chapter="synthesis/nowhere")}
+    row = row_of("S99", pages.verdicts(claims, {}))
     assert "not run yet" in row
     assert "numref" not in row  # there is no figure to refer to
     assert pages.contradictions(claims, found(), README) == []
     assert "S99" not in pages.readme(README, claims, {})
 
 
-def test_every_claim_is_of_a_paper_with_a_title():
+def test_verdicts_show_every_claim_run_or_not_and_which_parameters_were_changed():
     assert {claim.paper for claim in CLAIMS.values()} <= set(pages.PAPERS)
-
-
-def test_figure_of_all_claims_says_in_words_what_came_out():
-    text = pages.picture(CLAIMS, found())
-    alt = re.search(r"^:alt: (.+)\.$", text, re.M)[1]
-    ids = {word: names.split(", ") for word, names in re.findall(r"; ([a-z ]+): ([\w, ]+)", alt)}
-    assert "C2" in ids["reproduced"]
-    assert "C4" in ids["partly"]
-    assert sorted(name for names in ids.values() for name in names) == sorted(CLAIMS)
-
-
-def test_verdicts_show_every_claim_run_or_not():
-    text = pages.verdicts(CLAIMS, {"matsuki2018/oscillator": record_of("matsuki2018/oscillator")})
+    changed = record_of(CHAPTER, parameters={"eta_tau": 0.5, "n_runs": None})
+    text = pages.verdicts(CLAIMS, {CHAPTER: changed})
     rows = dict(re.findall(r'^\| <span id="(\w+)">\1</span> \| (.*)$', text, re.M))
     assert set(rows) == set(CLAIMS)
-    assert "{numref}`fig-matsuki-task1`" in rows["C2"]
+    assert rows["C2"].endswith("| **reproduced** | 100 | book, eta_tau = 0.5 | {numref}`fig-matsuki-task1` |")
     assert "not run yet" in rows["C1"]
-    assert "**reproduced**" in rows["C2"]
-    assert "| 100 | book |" in rows["C2"]
 
 
-def test_verdicts_say_which_parameters_were_changed():
-    changed = record_of("matsuki2018/oscillator", parameters={"eta_tau": 0.5, "n_runs": None})
-    assert "book, eta_tau = 0.5" in pages.verdicts(CLAIMS, {"matsuki2018/oscillator": changed})
+@pytest.mark.parametrize("how", [{}, *UNCOUNTED])
+def test_archived_findings_go_before_those_of_the_last_run(how):
+    records = {CHAPTER: record_of(CHAPTER, archived="not reproduced", **how)}
+    assert "| **not reproduced** | 100 | paper |" in row_of("C2", pages.verdicts(CLAIMS, records))
+    assert any(SAYS in line for line in pages.contradictions(CLAIMS, records, README))
 
 
-def test_kept_findings_go_before_those_of_the_last_run():
-    chapter = "matsuki2018/oscillator"
-    text = pages.verdicts(CLAIMS, {chapter: record_of(chapter, parameters={"eta_tau": 0.5}, kept="partly")})
-    [row] = [line for line in text.splitlines() if 'id="C2"' in line]
-    assert "**partly**" in row
-    assert "| paper |" in row  # with its own parameters, whatever the last run's were
-    for how in (dict(), dict(scale="smoke"), dict(parameters={"eta_tau": 0.5})):
-        wrong = pages.contradictions(CLAIMS, {chapter: record_of(chapter, kept="not reproduced", **how)}, README)
-        assert any("oscillator.md says reproduced of C2, the record says not reproduced" in line for line in wrong)
+def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_recorded():
+    for record, head, measured, verdict in (
+        (None, "C2 | criterion", 0, "not run yet"),
+        (record_of(CHAPTER), "C2 | criterion | measured", 1, "reproduced"),
+        (record_of(CHAPTER, archived="partly"), "C2 | criterion | recorded | this run", 2, "partly"),
+    ):
+        made = pages.fragments(CLAIMS, {CHAPTER: record} if record else {})
+        lines = made["C2"].splitlines()
+        assert lines[0] == f"| {head} |"
+        assert lines[2].startswith("| share of runs whose three time constants all end within 10 % of the teacher's")
+        assert lines[2].split(" | ")[1].strip(" |") == "at least 90\xa0%"
+        assert lines[2].count("100\xa0%\xa0[96,\xa0100]") == measured
+        assert lines[-1] == f"**C2: {verdict}.**"
+        assert f"| Section 3.2, Task 1, Fig. 3 | {{numref}}`fig-matsuki-task1` | {verdict} |\n" in made[CHAPTER]
+        assert re.findall(r"^\| (C\d)", made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
+    assert "usual geometric" not in made["A2"]  # why the criterion is what it is, is said on the page of verdicts
+    assert "usual geometric" in pages.verdicts(CLAIMS, {})
 
 
-def test_assumptions_gather_every_chapters_departures():
-    text = pages.assumptions(["matsuki2018/gradient-of-tau", "matsuki2018/oscillator"])
+def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
+    text = pages.assumptions(["matsuki2018/gradient-of-tau", CHAPTER])
     ids = [line.split(" | ")[0].strip("| ") for line in text.splitlines()[2:]]
     assert len(ids) == len(set(ids)) > 8
-
-
-def test_chapter_without_departures_is_refused(tmp_path, monkeypatch):
     (tmp_path / "bare.md").write_text("# Bare\n")
-    monkeypatch.setattr("ts_helpers.run.NOTEBOOKS", tmp_path)
+    monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path)
     with pytest.raises(ValueError, match="needs a section Departures"):
         pages.assumptions(["bare"])
