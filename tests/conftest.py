@@ -1,14 +1,21 @@
-"""What several tests need: a copy of the project in which notebooks can run and the book can be built."""
+"""What several tests need: chapters that have run at smoke scale, and a book built of them."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
+
+from ts_helpers.book.run import find
 
 ROOT = Path(__file__).resolve().parents[1]
+CANARY = "matsuki2018/gradient-of-tau"  # quick, with a claim, figures and a slider: the one chapter of `make test`
+ELSEWHERE = ["ref.ref", "ref.term", "myst.xref_missing"]  # the canary's site lacks most pages that it points to
 
 
 def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -17,28 +24,72 @@ def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.
     return subprocess.run([sys.executable, "-m", module, *words], cwd=root, env=env, capture_output=True, text=True)
 
 
+def execute(names: list[str], out: Path, seed: int = 0) -> None:
+    """Run chapters at smoke scale; here and not in a copy, where the engine's kernels would be compiled anew."""
+    words = ["--scale", "smoke", "-p", "seed", str(seed), "--out", str(out), "--jobs", str(os.cpu_count())]
+    done = run(ROOT, "ts_helpers.run", *names, *words)
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def one_at_a_time(folder: Path):
+    """Let one of several processes go on, the workers of pytest or two of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Path:
-    """A copy of the project whose notebooks have all run at smoke scale."""
-    root = tmp_path_factory.mktemp("project")
+def chapters(request) -> list[str]:
+    """The chapters that this session's tests are about: all, or the canary alone."""
+    of_book = [item for item in request.session.items if item.get_closest_marker("book")]
+    return [CANARY] if all(item.get_closest_marker("canary") for item in of_book) else find([])
+
+
+@pytest.fixture(scope="session")
+def runs(chapters) -> Path:
+    """Those chapters at smoke scale, executed notebooks beside records; what is up to date stays from the last time."""
+    out = ROOT / "_build" / "smoke"
+    with one_at_a_time(out):
+        execute(chapters, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def site(runs, chapters, tmp_path_factory) -> Path:
+    """Their pages, built in a copy of the project with every warning an error."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    html = root / "_build" / "html"
+    with one_at_a_time(root):
+        if not (html / ".complete").exists():
+            build(root, runs, chapters)
+            (html / ".complete").touch()
+    return html
+
+
+def build(root: Path, runs: Path, chapters: list[str]) -> None:
+    """Build these chapters and the pages without experiments; of the canary alone, few."""
+    assert (ROOT / "book" / "static" / "vendor" / "mathjax").is_dir(), "make fetches these: run make test"
     for name in ("book", "notebooks", "results", "ts_helpers"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".*"))
+        ignored = shutil.ignore_patterns("*.ipynb", "__pycache__", ".*")
+        shutil.copytree(ROOT / name, root / name, ignore=ignored, dirs_exist_ok=True)
+    for name in chapters:
+        shutil.copy(runs / f"{name}.ipynb", root / "notebooks" / f"{name}.ipynb")
+        shutil.copytree(runs / name, root / "_build" / "records" / name, dirs_exist_ok=True)
     for name in ("_config.yml", "_toc.yml", "README.md"):
         shutil.copy(ROOT / name, root)
-    done = run(root, "ts_helpers.run", "--scale", "smoke", "--jobs", str(os.cpu_count()))
-    assert done.returncode == 0, done.stderr
-    return root
-
-
-@pytest.fixture(scope="session")
-def site(project) -> Path:
-    """The pages of that copy, built with every warning an error."""
-    assert (project / "book" / "static" / "vendor" / "mathjax").is_dir(), "make fetches these: run make test"
-    made = run(project, "ts_helpers.pages")
+    strict = ["-W", "-n", "--keep-going"]
+    if chapters == [CANARY]:
+        files = [{"file": f"notebooks/{CANARY}.ipynb"}, {"file": "book/references"}]
+        (root / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "book/intro", "chapters": files}))
+        config = yaml.safe_load((ROOT / "_config.yml").read_text())
+        config["sphinx"]["config"]["suppress_warnings"] = ELSEWHERE
+        (root / "_config.yml").write_text(yaml.safe_dump(config))
+        strict.remove("-n")
+    made = run(root, "ts_helpers.book.pages")
     assert made.returncode == 0, made.stderr
     book = Path(sys.executable).with_name("jupyter-book")
-    built = subprocess.run(
-        [book, "build", ".", "--all", "-W", "-n", "--keep-going"], cwd=project, capture_output=True, text=True
-    )
+    built = subprocess.run([book, "build", ".", "--all", *strict], cwd=root, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    return project / "_build" / "html"

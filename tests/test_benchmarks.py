@@ -45,20 +45,10 @@ def test_ways_of_the_oscillator_learn_the_same():
     assert there["engine"].measure()[1] > 0.01  # weights, 0 at first
 
 
-def test_a_way_that_does_other_work_is_named():
-    work = TINY["recall"]
-
-    def forgetful(cell, x, state=None, *, read_out=None):
-        return ways.careful(cell, x.flip(0), state, read_out=read_out)
-
-    there = {"right": ways.Loop(work, ways.careful, True), "wrong": ways.Loop(work, forgetful, True)}
+@pytest.mark.parametrize("numbers", [(0.5, 1.0), (0.4, 2.0)], ids=["gradient", "loss"])
+def test_a_way_that_does_other_work_is_named(numbers):
     with pytest.raises(AssertionError, match="wrong does other work"):
-        run.prove(there)
-
-
-def test_a_way_that_leaves_a_gradient_out_is_named():
-    with pytest.raises(AssertionError, match="half does other work"):
-        run.prove({"whole": Made(1.0, (0.5, 2.0)), "half": Made(1.0, (0.5, 1.0))})
+        run.prove({"right": Made(1.0, (0.5, 2.0)), "wrong": Made(1.0, numbers)})
 
 
 def test_jax_is_only_an_extra(monkeypatch):
@@ -68,8 +58,12 @@ def test_jax_is_only_an_extra(monkeypatch):
     assert "JAX" not in there
 
 
-def test_ratios_are_taken_within_repetitions():
-    assert run.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 4.0]) == (2.0, 1.0, 3.0)  # the medians' ratio would be 1
+def test_ratios_are_taken_within_repetitions_and_goals_say_what_was_reached():
+    seconds = {"engine": [1.0, 10.0, 4.0], "JAX": [7.0, 60.0, 16.0], "plain vmap": [2.0, 30.0, 4.0]}
+    assert run.against_goals({"landscape, 10 units": {"seconds": seconds}}).splitlines() == [
+        "landscape, 10 units, over JAX: 5 wanted, 6.00 [4.00, 7.00] reached",  # the medians' ratio would be 4
+        "landscape, 10 units, over plain vmap: 3 wanted, 2.00 [1.00, 3.00] missed",
+    ]
 
 
 def test_times_are_of_a_step_of_one_network_and_ways_take_turns():
@@ -79,15 +73,6 @@ def test_times_are_of_a_step_of_one_network_and_ways_take_turns():
     assert made["fast"].turns == [1, 4, 4, 4]
     np.testing.assert_allclose(times["slow"], [0.25] * 3)
     np.testing.assert_allclose(times["fast"], [0.025] * 3)
-
-
-def test_goals_say_what_was_reached():
-    seconds = {"engine": [1.0, 1.0, 1.0], "JAX": [4.0, 6.0, 7.0], "plain vmap": [2.0, 2.0, 2.0]}
-    text = run.against_goals({"landscape, 10 units": {"seconds": seconds}})
-    assert text.splitlines() == [
-        "landscape, 10 units, over JAX: 5 wanted, 6.00 [4.00, 7.00] reached",
-        "landscape, 10 units, over plain vmap: 3 wanted, 2.00 [2.00, 2.00] missed",
-    ]
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -100,24 +85,17 @@ def test_limits_take_the_fastest_of_their_ways(name):
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():
-    found = memory.peaks("recall", "plain vmap", [2, 20])
+    found = memory.peaks("recall", "plain vmap", [20])
     if found:  # elsewhere than on Linux it cannot be had
-        assert found["networks"] == [2, 20]
-        assert found["bytes"][1] > 20 * 125 * 20 * 10 * 4  # a state of each unit at least
+        assert found["bytes"][0] > 20 * 125 * 20 * 10 * 4  # a state of each unit at least
 
 
-@pytest.fixture(scope="module")
-def measured():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "PARTS", {name: (TINY[name], ways.WAYS) for name in ("recall", "LSTM copy")})
-        patch.setattr(run, "SCALES", {"networks": (1, 3), "units": (2, 4)})
-        patch.setattr(run, "WORKLOADS", TINY)
-        patch.setattr(memory, "peaks", lambda name, way, networks: {"networks": networks, "bytes": [1, 2]})
-        return run.measure([*run.PARTS, "scales", "memory"], 2, 0.0)
-
-
-def test_what_is_written_is_plain_json_with_a_time_for_every_way_and_repetition(measured):
-    written = json.loads(json.dumps(measured, allow_nan=False))
+def test_what_is_written_is_plain_json_of_every_way_and_repetition_like_the_record_of_the_book(monkeypatch):
+    monkeypatch.setattr(run, "PARTS", {name: (TINY[name], ways.WAYS) for name in ("recall", "LSTM copy")})
+    monkeypatch.setattr(run, "WORKLOADS", TINY)
+    monkeypatch.setattr(memory, "peaks", lambda name, way, networks: {"networks": networks, "bytes": [1, 2]})
+    monkeypatch.setattr(run, "SCALES", {"networks": (1, 3), "units": (2, 4)})
+    written = json.loads(json.dumps(run.measure([*run.PARTS, "scales", "memory"], 2, 0.0), allow_nan=False))
     for found in written["workloads"].values():
         assert set(found["seconds"]) | set(found["absent"]) == set(ways.WAYS)
         assert all(len(times) == 2 and min(times) > 0 for times in found["seconds"].values())
@@ -126,12 +104,10 @@ def test_what_is_written_is_plain_json_with_a_time_for_every_way_and_repetition(
             assert [len(times) for times in points] == [2] * len(found["values"])
     assert set(written["memory"]) == set(WORKLOADS)
     assert written["machine"]["threads"] == 1
-
-
-def test_the_record_of_the_book_is_of_this_suite(measured):
-    kept = json.loads(run.RECORD.read_text())
-    assert set(kept) == set(measured)
-    assert set(kept["workloads"]) == set(run.PARTS)
-    assert {size: tuple(found["values"]) for size, found in kept["scales"].items()} == run.SCALES
-    assert set(kept["memory"]) == set(WORKLOADS)
-    assert kept["goals"] == run.GOALS
+    monkeypatch.undo()
+    recorded = json.loads(run.RECORD.read_text())
+    assert set(recorded) == set(written)
+    assert set(recorded["workloads"]) == set(run.PARTS)
+    assert {size: tuple(found["values"]) for size, found in recorded["scales"].items()} == run.SCALES
+    assert set(recorded["memory"]) == set(WORKLOADS)
+    assert recorded["goals"] == run.GOALS

@@ -1,69 +1,20 @@
 import re
 import subprocess
+from itertools import pairwise
 
-import nbformat
 import pytest
 import yaml
 from conftest import ROOT
 
-from ts_helpers.book.claims import read_claims
-from ts_helpers.book.run import Job, find
-
-CHAPTERS = find([])
-SECTIONS = ["Parameters", "Departures", "Exercises"]
+from ts_helpers.book.run import find
 
 
 def test_toc_lists_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    assert sorted(f for f in files if f.startswith("notebooks/")) == [f"notebooks/{name}.ipynb" for name in CHAPTERS]
-
-
-def test_there_are_chapters():
-    assert len(CHAPTERS) >= 2
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_declares_scale_seed_and_device(name):
-    declared = Job(name).declared
-    assert list(declared)[:3] == ["scale", "seed", "device"]
-    assert (declared["scale"].default, declared["seed"].default, declared["device"].default) == ("book", 0, "auto")
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_has_its_sections_in_order(name):
-    headings = re.findall(r"^## (.+)$", Job(name).source.read_text(), re.M)
-    assert [h for h in headings if h in SECTIONS] == SECTIONS
-    assert headings[0].startswith("The claim")
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_shows_every_claim_of_its_own_with_figure_and_verdict(name):
-    text = Job(name).source.read_text()
-    for claim in read_claims().values():
-        if claim.chapter == name:
-            assert f"{{numref}}`{claim.figure}` | {{glue:text}}`{claim.id}-verdict` |" in text
-            assert f"name: {claim.figure}\n" in text
-            for quantity in claim.quantities:
-                assert f"{{glue:text}}`{claim.id}-{quantity.name}`" in text
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_types_no_verdict_into_its_prose(name):
-    prose = "\n".join(c.source for c in Job(name).notebook.cells if c.cell_type == "markdown")
-    prose = re.sub("(?m)^% .*$", "", prose)  # there it must stand, for the check against the record
-    typed = re.search(r"\b[A-DS]\d\w?\b[^.|`]{0,20}\b(reproduced|partly|inconclusive)\b", prose)
-    assert not typed, typed
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_chapter_gives_every_figure_alt_text_and_caption(name):
-    for cell in Job(name).notebook.cells:
-        if cell.cell_type == "code" and re.search(r"plt\.(subplots|figure)\(|^show\(", cell.source, re.M):
-            if "def " in cell.source and not cell.metadata.get("mystnb"):
-                continue  # helpers, and pages of a slider, which has its own
-            assert cell.metadata["mystnb"]["image"]["alt"].endswith(".")
-            assert cell.metadata["mystnb"]["figure"]["caption"]
+    chapters = [f"notebooks/{name}.ipynb" for name in find([])]
+    assert sorted(f for f in files if f.startswith("notebooks/")) == chapters
+    assert len(chapters) >= 2
 
 
 def test_no_executed_notebook_is_in_git():
@@ -85,9 +36,14 @@ def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 80
 
 
-def test_ci_runs_test_and_then_book():
-    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make")]
-    assert lines == ["make test", "make book"]
+def test_ci_runs_every_test_and_builds_the_book_and_leaves_the_long_ones_to_the_weekly_workflow():
+    lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if re.match("make|test", line)]
+    assert lines == ["make test", "make check", "make book", "test -s _build/html/index.html"]
+    weekly = (ROOT / ".github" / "workflows" / "weekly.yml").read_text()
+    assert re.search(r"schedule:.*cron:.*- run: make determinism\n", weekly, re.S)
+    targets = re.findall(r'^(\w+):|pytest .*-m "([^"]*)"', (ROOT / "Makefile").read_text(), re.M)
+    marked = {before[0]: words for before, (_, words) in pairwise(targets) if words}
+    assert marked == {"test": "not book or canary", "check": "book and not weekly", "determinism": "weekly"}
 
 
 def test_constraints_pin_every_dependency_exactly():
@@ -106,8 +62,3 @@ def test_missing_prerequisite_is_one_clear_line(python, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_executed_notebooks_are_valid(project):
-    for name in CHAPTERS:
-        nbformat.validate(nbformat.read(project / "notebooks" / f"{name}.ipynb", as_version=4))

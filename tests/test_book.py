@@ -1,0 +1,236 @@
+"""Chapters as they run, at smoke scale; and the built pages in headless Chromium, as a reader meets them.
+
+`make test` takes the canary chapter alone, `make check` all, `make determinism` those marked weekly.
+"""
+
+import json
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+import yaml
+from conftest import CANARY, ROOT, execute, run
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from ts_helpers.book.claims import read_claims
+from ts_helpers.book.records import FILES, load
+from ts_helpers.book.run import Job, find
+
+pytestmark = pytest.mark.book
+CHAPTERS = find([])
+QUICK = [CANARY, "quax2020/hierarchy", "tallec2018/adding"]  # an online learner, the engine, a stack of networks
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+PAGES = [*(f"{file.removesuffix('.ipynb')}.html" for file in PAGES), "search.html", "genindex.html"]
+SLIDERS = [f"notebooks/{name}.html" for name in CHAPTERS if "figures.slider(" in Job(name).source.read_text()]
+PLAIN = ["book/intro.html", "book/verdicts.html", "search.html"]
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS = [(1400, "light"), (1400, "dark"), (400, "dark"), (400, "light")]
+
+
+def with_canary(names):
+    """Parameters, of which the canary's is marked."""
+    own = (CANARY, f"notebooks/{CANARY}.html")
+    return [pytest.param(name, marks=[pytest.mark.canary] if name in own else []) for name in names]
+
+
+@pytest.mark.parametrize("name", with_canary(CHAPTERS))
+def test_chapter_runs_shows_no_warning_and_leaves_a_record(runs, name):
+    record = load(runs / name)
+    assert record.provenance["scale"] == "smoke"
+    assert set(record.findings) == {claim.id for claim in read_claims().values() if claim.chapter == name}
+    assert {finding.verdict for finding in record.findings.values()} <= {"inconclusive"}
+    notebook = nbformat.read(runs / f"{name}.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    shown = [o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream"]
+    assert not [text for text in shown if "Warning" in text]
+
+
+def test_papermill_alone_runs_a_chapter(runs, tmp_path):
+    words = ["papermill", str(runs / f"{CANARY}.ipynb"), str(tmp_path / "by-hand.ipynb"), "-p", "scale", "smoke"]
+    done = run(ROOT, *words, "-p", "n_runs", "3", TS_RECORDS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert load(tmp_path / CANARY).results.sizes["run"] == 3
+
+
+@pytest.mark.parametrize("names", [QUICK, pytest.param(CHAPTERS, marks=pytest.mark.weekly)], ids=["quick", "all"])
+def test_same_seed_gives_the_same_records_bit_for_bit_and_another_seed_does_not(runs, tmp_path, names):
+    for seed in (0, 1):
+        execute(names, tmp_path / str(seed), seed)
+    for name in names:
+        first, again, other = (folder / name for folder in (runs, tmp_path / "0", tmp_path / "1"))
+        for file in FILES[:2]:
+            assert (first / file).read_bytes() == (again / file).read_bytes(), name
+        assert (first / "results.nc").read_bytes() != (other / "results.nc").read_bytes(), name
+
+
+READY = """
+const done = arguments[0];
+(async () => {
+  while (document.readyState !== "complete") await new Promise(r => setTimeout(r, 50));
+  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
+  const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length;
+  while (document.querySelectorAll("[role=slider]").length < views) await new Promise(r => setTimeout(r, 50));
+  setTimeout(done, 300);
+})();
+"""
+OPENED = """
+const still = document.createElement("style");
+still.textContent = "* { transition: none !important; animation: none !important; }";
+document.head.append(still);
+document.querySelectorAll("article details").forEach(d => { d.open = true; });
+window.define = undefined;
+"""
+AXE = """
+const done = arguments[1];
+axe.run(document, {runOnly: arguments[0], resultTypes: ["violations"]}).then(r => done(r.violations.map(v =>
+  v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))));
+"""
+FAILED = "return performance.getEntriesByType('resource').filter(e => e.responseStatus >= 400).map(e => e.name)"
+WIDTHS = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
+DARK = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c => c < 60)"
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *words: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    flags = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+    for flag in f"{flags} --disable-component-update --disable-sync --disable-dev-shm-usage".split():
+        options.add_argument(flag)
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1")  # what asks for the network fails
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def look(browser, width, scheme):
+    """Take another width and scheme; the theme waits for 300 ms until it believes that a width will stay."""
+    before = browser.execute_script("return innerWidth")
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.execute_async_script("setTimeout(arguments[1], arguments[0])", 50 if width == before else 500)
+
+
+def visit(browser, url):
+    look(browser, *LOOKS[0])
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(url)
+    browser.execute_async_script(READY)
+
+
+def assert_no_error_and_no_network(browser, address):
+    """Of all that the page did since `visit`, or since the last call."""
+    events = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    ours = ("data", "blob", "chrome", "file")
+    assert [url for url in asked if urlsplit(url).scheme not in ours and not url.startswith(address)] == []
+    assert [line["message"] for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def assert_sliders_move_by_keyboard(browser):
+    handles = browser.find_elements(By.CSS_SELECTOR, "[role=slider]")
+    assert handles
+    for handle in handles:
+        assert handle.get_attribute("aria-label")
+        box = handle.find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-vbox')][1]")
+        before = box.find_element(By.TAG_NAME, "img").get_attribute("alt")
+        handle.send_keys(Keys.ARROW_RIGHT)
+        assert box.find_element(By.TAG_NAME, "img").get_attribute("alt") != before
+        handle.send_keys(Keys.ARROW_LEFT)
+        assert box.find_element(By.TAG_NAME, "img").get_attribute("alt") == before
+
+
+@pytest.mark.parametrize("page", with_canary(PAGES))
+def test_page_works_offline_on_any_screen_and_for_every_reader(browser, address, page):
+    visit(browser, address + page)
+    assert_no_error_and_no_network(browser, address)
+    assert browser.execute_script(FAILED) == []
+    alts = browser.execute_script("return [...document.images].map(i => i.alt)")
+    assert all(alt.strip() and not alt.endswith((".png", ".svg")) for alt in alts)
+    assert len(alts) >= (2 if page.startswith("notebooks/") else 0)
+    if page in SLIDERS:
+        assert_sliders_move_by_keyboard(browser)
+    browser.execute_script(OPENED + (ROOT / "_build" / "axe" / "axe.min.js").read_text())
+    for width, scheme in LOOKS:
+        look(browser, width, scheme)
+        assert browser.execute_script(DARK) == (scheme == "dark")
+        if width == 400:
+            wide, there = browser.execute_script(WIDTHS)
+            assert wide <= there, "scrolls sideways on a phone"
+        assert browser.execute_async_script(AXE, RULES) == [], (width, scheme)
+    assert_no_error_and_no_network(browser, address)
+
+
+@pytest.mark.parametrize("page", with_canary([*SLIDERS, *PLAIN]))
+def test_page_works_from_a_file(browser, address, site, page):
+    visit(browser, (site / page).as_uri())
+    if page in SLIDERS:
+        assert_sliders_move_by_keyboard(browser)
+    assert_no_error_and_no_network(browser, address)
+
+
+def claims_shown(browser):
+    """Verdicts by id of the claims whose rows are not hidden; rows of quantities must be the same claims'."""
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('article tbody tr')].filter(row => row.checkVisibility())"
+        ".map(row => [...row.cells].map(cell => cell.textContent.trim()))"
+    )
+    claims = {row[0]: row[2] for row in rows if len(row) == 6}
+    assert {row[0] for row in rows} == set(claims)
+    return claims
+
+
+@pytest.mark.parametrize("way", ["http", "file"])
+def test_verdicts_are_filtered_by_keyboard_and_by_address(browser, address, site, way):
+    url = f"{address if way == 'http' else site.as_uri() + '/'}book/verdicts.html"
+    visit(browser, url)
+    everything = claims_shown(browser)
+    assert set(everything) == set(read_claims())
+    browser.find_element(By.NAME, "paper").send_keys("B")
+    assert claims_shown(browser) == {name: word for name, word in everything.items() if name[0] == "B"}
+    browser.find_element(By.NAME, "verdict").send_keys("inconclusive")
+    both = claims_shown(browser)
+    assert both == {n: word for n, word in everything.items() if n[0] == "B" and word.startswith("inconclusive")}
+    assert both
+    status = browser.find_element(By.CSS_SELECTOR, "#verdict-filters [aria-live=polite]")
+    assert status.text == f"{len(both)} of {len(everything)} claims shown"
+    assert browser.current_url == f"{url}#paper=B&verdict=inconclusive"
+    visit(browser, "about:blank")
+    visit(browser, f"{url}#paper=B&verdict=inconclusive")
+    assert claims_shown(browser) == both
+    browser.execute_script("location.hash = 'A2'")
+    WebDriverWait(browser, 5).until(lambda _: claims_shown(browser) == everything)
+    assert_no_error_and_no_network(browser, address)
+
+
+def test_verdicts_are_all_there_without_javascript(browser, site):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        browser.get((site / "book" / "verdicts.html").as_uri())
+        rows = browser.find_elements(By.CSS_SELECTOR, "article tbody tr:not([hidden]):has(td:first-child span[id])")
+        assert len(rows) == len(read_claims())
+        assert browser.find_elements(By.CSS_SELECTOR, "#verdict-filters *") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
