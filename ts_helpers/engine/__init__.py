@@ -52,8 +52,8 @@ def compiled(
             sizes, *weights = given
             return in_turn_recurrence(sizes, x, state, *weights) if sizes else leaky_recurrence(x, state, *weights)
         case "layers", (V, c) if not given[0]:  # adaptive units whose rate is tanh of their current at once
-            alphas = given[-1], torch.ones_like(given[-1])
-            return aru_network(torch.tanh, x, state, torch.tanh(state), V, c, *given[1:-1], *alphas)
+            _, U, W, b, alpha = given
+            return aru_network(torch.tanh, x, state, torch.tanh(state), V, c, U, W, b, alpha, torch.ones_like(alpha))
         case "aru", _ if given[0] in ACTIVATIONS:
             f, *weights = given
             I, r = state.chunk(2, -1)  # noqa: E741
