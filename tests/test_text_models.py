@@ -12,14 +12,7 @@ from torch.func import functional_call
 from ts_helpers.cells import GatedCell, unroll
 from ts_helpers.fit import fit
 from ts_helpers.papers.tallec2018 import text_models
-from ts_helpers.papers.tallec2018.text_models import (
-    BatchNormLSTM,
-    LanguageModel,
-    LSTMState,
-    RecurrentHighway,
-    nll,
-    tbptt_nll,
-)
+from ts_helpers.papers.tallec2018.text_models import BatchNormLSTM, LSTMState, RecurrentHighway, nll, tbptt_nll
 
 BOTH = pytest.mark.parametrize("make", [BatchNormLSTM, RecurrentHighway], ids=["LSTM", "highway"])
 NORMS = ("norm_h", "norm_x", "norm_u")
@@ -31,12 +24,10 @@ def generator(seed=0):
 
 def network_of(make, third=3, input_size=2, hidden_size=4, seed=0):
     """An LSTM with so many steps of statistics, or a highway network so deep; no number is as it starts by default."""
-    network = make(input_size, hidden_size, third, generator=generator(seed)).double()
-    draws = generator(10 + seed)
-    with torch.no_grad():
-        for name, value in (*network.named_parameters(), *network.named_buffers()):
-            if not name.startswith(("W", "U")):
-                value.add_(torch.rand(value.shape, generator=draws, dtype=torch.float64))
+    network, draws = make(input_size, hidden_size, third, generator=generator(seed)).double(), generator(10 + seed)
+    for name, value in network.state_dict().items():
+        if not name.startswith(("W", "U")):
+            value.add_(torch.rand(value.shape, generator=draws, dtype=torch.float64))
     return network
 
 
@@ -94,9 +85,6 @@ def numpy_highway(network, x, s):
     return np.stack(states)
 
 
-# The LSTM
-
-
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_lstm_equals_numpy_transcription(training):
     network = network_of(BatchNormLSTM).train(training)
@@ -112,71 +100,45 @@ def test_lstm_equals_numpy_transcription(training):
         assert torch.equal(value, before[name]) != training
 
 
+@torch.no_grad()
 def test_lstm_whose_gains_undo_its_statistics_is_that_of_torch():
     network, plain = network_of(BatchNormLSTM, third=1).eval(), nn.LSTM(2, 4).double()
-    norm_h, norm_x, norm_u = (getattr(network, name) for name in NORMS)
-    with torch.no_grad():
-        for norm in (norm_h, norm_x, norm_u):
-            norm.gain.copy_((norm.variance[0] + 1e-5).sqrt())
-        norm_u.shift.copy_(norm_u.mean[0])
-        plain.weight_ih_l0.copy_(network.U)
-        plain.weight_hh_l0.copy_(network.W)
-        plain.bias_ih_l0.copy_(network.b - norm_h.mean[0] - norm_x.mean[0])
-        plain.bias_hh_l0.zero_()
+    for norm in (getattr(network, name) for name in NORMS):
+        norm.gain.copy_((norm.variance[0] + 1e-5).sqrt())
+    network.norm_u.shift.copy_(network.norm_u.mean[0])
+    bias = network.b - network.norm_h.mean[0] - network.norm_x.mean[0]
+    for p, value in zip(plain.parameters(), (network.U, network.W, bias, 0 * bias), strict=True):
+        p.copy_(value)
     x, state = random(6, 3, 2), first_state(BatchNormLSTM)
     theirs, (h, u) = plain(x, (state.h[None], state.u[None]))
     ours, last = network(x, state)
     torch.testing.assert_close((ours, last.h, last.u), (theirs, h[0], u[0]), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", ["offset", "scale"])
-def test_lstm_in_training_does_not_depend_on_offset_and_scale_of_its_input(change):
-    network, x = network_of(BatchNormLSTM), random(4, 50, 2)
-    changed = 3 + 100 * x if change == "offset" else 1000 * x
-    with torch.no_grad():
-        atol = 1e-9 if change == "offset" else 1e-6  # but for epsilon
-        torch.testing.assert_close(network(changed)[0], network(100 * x)[0], rtol=0, atol=atol)
-        network = network_of(BatchNormLSTM).eval()
-        assert (network(3 + x)[0] - network(x)[0]).abs().max() > 0.1
-
-
-def test_lstm_in_evaluation_does_on_average_what_it_did_in_training():
+@torch.no_grad()
+def test_lstm_in_training_does_not_depend_on_offset_and_scale_of_its_input_and_in_evaluation_does_so_on_average():
     network, x = network_of(BatchNormLSTM, third=5), random(5, 40, 2)
-    with torch.no_grad():
-        assert (network(x)[0] - network.eval()(x)[0]).abs().max() > 0.1
-        network.train()
-        for _ in range(500):  # 0.95^500 is 7e-12
-            trained, _ = network(x)
-        for norm in NORMS:
-            getattr(network, norm).variance.mul_(39 / 40)  # from the unbiased one
-        torch.testing.assert_close(network.eval()(x)[0], trained, rtol=0, atol=1e-8)
+    plain, moved, scaled = (network(signal)[0] for signal in (100 * x, 3 + 100 * x, 1000 * x))
+    torch.testing.assert_close(moved, plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-6)  # but for epsilon
+    fresh = network_of(BatchNormLSTM, third=5).eval()
+    assert (fresh(3 + x)[0] - fresh(x)[0]).abs().max() > 0.1
+    for _ in range(600):  # 0.95^600 is 4e-14
+        trained, _ = network(x)
+    for norm in NORMS:
+        getattr(network, norm).variance.mul_(39 / 40)  # from the unbiased one
+    torch.testing.assert_close(network.eval()(x)[0], trained, rtol=0, atol=1e-8)
 
 
 def test_lstm_starts_orthonormal_with_gains_of_a_tenth_one_shift_and_forget_biases_of_one():
-    network = BatchNormLSTM(5, 7, 2, generator=generator()).double()
+    network = BatchNormLSTM(5, 7, 2, generator=generator())
     for weights in (network.W, network.U):
-        identity = torch.eye(weights.shape[1], dtype=torch.float64)
-        torch.testing.assert_close(weights.T @ weights, identity, rtol=0, atol=1e-5)
-    assert all(torch.allclose(getattr(network, norm).gain, torch.tensor(0.1).double()) for norm in NORMS)
-    assert network.norm_h.shift is None and network.norm_x.shift is None
-    assert bool((network.norm_u.shift == 0).all())
+        torch.testing.assert_close(weights.T @ weights, torch.eye(weights.shape[1]), rtol=0, atol=1e-5)
+    assert all(bool((getattr(network, norm).gain == 0.1).all()) for norm in NORMS)
+    assert network.norm_h.shift is network.norm_x.shift is None and not network.norm_u.shift.any()
     assert network.b.tolist() == [0.0] * 7 + [1.0] * 7 + [0.0] * 14
-
-
-def test_lstm_forgets_in_its_units_times():
-    network = BatchNormLSTM(2, 5, 1, generator=generator()).double().eval()
-    network.chrono_init_(50, generator=generator())
-    with torch.no_grad():
-        for norm in NORMS[:2]:
-            getattr(network, norm).gain.zero_()  # gates have no input, and with g = 0 nothing comes in
-    state = first_state(BatchNormLSTM, hidden=5)
-    T = 1 + network.b.detach().chunk(4)[1].exp()
-    torch.testing.assert_close(network(random(10, 3, 2), state)[1].u, state.u * (1 - 1 / T) ** 10)
-
-
-def test_lstm_refuses_to_train_on_one_sequence():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        network_of(BatchNormLSTM)(random(6, 1, 2))
+        network(torch.zeros(6, 1, 5))  # of one sequence there are no statistics
 
 
 # The highway network
@@ -190,30 +152,13 @@ def test_highway_equals_numpy_transcription_and_at_depth_one_the_gated_cell(dept
     assert torch.equal(last, states[-1])
     if depth == 1:
         cell = GatedCell(2, 4, generator=generator()).double()
-        with torch.no_grad():
-            for name, p in cell.named_parameters():
-                p.copy_(getattr(network, name).reshape(p.shape))
+        cell.load_state_dict({name: network.state_dict()[name].reshape(p.shape) for name, p in cell.named_parameters()})
         torch.testing.assert_close(states, unroll(cell, x, s), rtol=1e-12, atol=1e-12)
 
 
 def test_highway_starts_with_gates_at_minus_two_and_other_weights_within_their_bound():
-    network = RecurrentHighway(3, 400, 2, generator=generator())
-    assert bool((network.b_g == -2).all())
-    for name in ("U", "W", "b", "U_g", "W_g"):
-        assert 0.045 < getattr(network, name).abs().max() <= 0.05
-
-
-@pytest.mark.parametrize("depth", [1, 10])
-def test_highway_forgets_in_its_units_times_over_its_depth(depth):
-    network = RecurrentHighway(2, 5, depth, generator=generator()).double()
-    network.chrono_init_(2000, generator=generator())
-    with torch.no_grad():
-        for name in ("U", "W", "b", "U_g", "W_g"):
-            getattr(network, name).zero_()
-    T, s = 1 + (-network.b_g[0]).detach().exp(), first_state(RecurrentHighway, hidden=5)
-    kept = network(random(1, 3, 2), s)[1] / s
-    torch.testing.assert_close(kept, ((1 - 1 / T) ** depth).expand(3, 5))
-    torch.testing.assert_close(1 / (1 - kept), (T / depth).expand(3, 5), rtol=0.05, atol=0)
+    for name, p in RecurrentHighway(3, 400, 2, generator=generator()).named_parameters():
+        assert bool((p == -2).all()) if name == "b_g" else 0.045 < p.abs().max() <= 0.05
 
 
 # Both
@@ -234,8 +179,23 @@ def test_chrono_start_draws_times_evenly_for_the_gates_and_changes_nothing_else(
         assert torch.equal(p, q) == (name != ("b" if make is BatchNormLSTM else "b_g"))
 
 
+@pytest.mark.parametrize("depth", [None, 1, 10], ids=["LSTM", "highway", "deep highway"])
+def test_units_forget_in_their_times_over_the_depth(depth):
+    network = (RecurrentHighway if depth else BatchNormLSTM)(2, 5, depth or 1, generator=generator()).double().eval()
+    network.chrono_init_(2000, generator=generator())
+    with torch.no_grad():  # gates have no input, and nothing comes in
+        for name, p in network.named_parameters():
+            if name in (("U", "W", "b", "U_g", "W_g") if depth else ("norm_h.gain", "norm_x.gain")):
+                p.zero_()
+    T = 1 + (-network.b_g[0] if depth else network.b.chunk(4)[1]).detach().exp()
+    state = first_state(type(network), hidden=5)
+    last = network(random(10, 3, 2), state)[1]
+    kept = last / state if depth else last.u / state.u
+    torch.testing.assert_close(kept, ((1 - 1 / T) ** (10 * (depth or 1))).expand(3, 5))
+
+
 @BOTH
-def test_text_in_windows_is_read_as_one_long_text_without_gradient_from_one_to_the_next(make):
+def test_text_in_windows_is_read_as_one_from_zeros_without_gradient_from_one_to_the_next(make):
     network, x, state = network_of(make).eval(), random(9, 3, 2), None
     windows = []
     for window in x.split([1, 3, 5]):  # within the steps that have statistics of their own, and beyond them
@@ -245,19 +205,13 @@ def test_text_in_windows_is_read_as_one_long_text_without_gradient_from_one_to_t
     whole, last = network(x)
     torch.testing.assert_close(torch.cat(windows), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(tuple(state), tuple(last.detach()), rtol=1e-12, atol=1e-12)
-    network, x = network_of(make), random(4, 3, 2).requires_grad_(True)
+    zeros = torch.zeros(3, 4, dtype=torch.float64)
+    assert torch.equal(whole, network(x, LSTMState(zeros, zeros, 0) if make is BatchNormLSTM else zeros)[0])
+    assert not torch.allclose(whole, network(x, first_state(make))[0])
+    x = random(4, 3, 2).requires_grad_(True)
     states, _ = network(x[2:], network(x[:2])[1].detach())
     states.square().sum().backward()
     assert not x.grad[:2].any() and x.grad[2:].any()
-
-
-@BOTH
-def test_network_starts_at_zero_unless_told_otherwise(make):
-    network, x = network_of(make).eval(), random(4, 3, 2)
-    zeros = torch.zeros(3, 4, dtype=torch.float64)
-    told = LSTMState(zeros, zeros, 0) if make is BatchNormLSTM else zeros
-    assert torch.equal(network(x)[0], network(x, told)[0])
-    assert not torch.allclose(network(x)[0], network(x, first_state(make))[0])
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -292,12 +246,12 @@ def test_weights_repeat_with_their_generator_and_sizes_below_one_are_refused(mak
 N = 5  # symbols
 
 
-def model_of(make, carried=False, seed=0):
-    core = network_of(make, input_size=3, seed=seed)
-    embedding, read_out = nn.Embedding(N, 3).double(), nn.Linear(4, N).double()
+def model_of(make, carried=False):
+    core, embedding, read_out = network_of(make, input_size=3), nn.Embedding(N, 3).double(), nn.Linear(4, N).double()
     for p in (embedding.weight, *read_out.parameters()):
-        nn.init.normal_(p, generator=generator(20 + seed))
-    return LanguageModel(embedding, core, read_out, torch.zeros(3, 4, dtype=torch.float64) if carried else None)
+        nn.init.normal_(p, generator=generator(20))
+    carried = torch.zeros(3, 4, dtype=torch.float64) if carried else None
+    return text_models.LanguageModel(embedding, core, read_out, carried)
 
 
 def symbols(*shape, seed=5):
@@ -312,19 +266,14 @@ def surprise(scores, y):
 
 
 @BOTH
-def test_model_scores_symbols_as_its_parts_do(make):
-    model, x = model_of(make).eval(), symbols(6, 2)
-    states, _ = model.core(model.embedding.weight[x.long()])
-    assert torch.equal(model(x)[0], states @ model.read_out.weight.T + model.read_out.bias)
-
-
-@BOTH
-def test_nll_reads_each_window_from_zeros_however_many_at_once(make, monkeypatch):
+def test_nll_is_the_surprise_at_windows_each_read_from_zeros_however_many_at_once(make, monkeypatch):
     model, x, y = model_of(make).eval(), symbols(6, 7), symbols(6, 7, seed=6)
-    expected = np.mean([surprise(model(x[:, b : b + 1])[0], y[:, b : b + 1]) for b in range(7)])
-    assert nll(model, x, y).item() == pytest.approx(expected, rel=1e-6)
+    states, _ = model.core(model.embedding.weight[x.long()])
+    scores = states @ model.read_out.weight.T + model.read_out.bias
+    torch.testing.assert_close(model(x)[0], scores)
+    assert nll(model, x, y).item() == pytest.approx(surprise(scores, y), rel=1e-6)
     monkeypatch.setattr(text_models, "AT_ONCE", 3)
-    assert nll(model, x, y).item() == pytest.approx(expected, rel=1e-6)
+    assert nll(model, x, y).item() == pytest.approx(surprise(scores, y), rel=1e-6)
 
 
 @BOTH
