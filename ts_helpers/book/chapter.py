@@ -200,6 +200,11 @@ def span(values: ArrayLike, spec: str) -> str:
     return f"{finite.min():{spec}} to {finite.max():{spec}}" if finite.size else "none"
 
 
+def interval(values: ArrayLike, statistic: str = "median") -> str:
+    """Return estimate and 95 % interval of values, one a run; see `claims.interval`."""
+    return claims.summary(values, statistic)
+
+
 def share(mask: ArrayLike) -> str:
     """Return how many are true of how many, ``3 of 5``."""
     mask = np.asarray(mask)

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import io
 import json
 import os
 import re
@@ -9,11 +10,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -26,37 +27,27 @@ import papermill
 from nbformat import NotebookNode
 
 from ts_helpers.book.claims import read_claims
+from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
 from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, replace_folder
 
 
-@dataclass(frozen=True)
 class Job:
-    """One notebook, with the parameters it is to run with and the places of what comes out."""
+    """One notebook, with the parameters it is to run with and the places of what comes out.
 
-    name: str
-    parameters: dict[str, Any] = field(default_factory=dict)
-    out: Path | None = None
+    Attributes:
+        source: the text notebook.
+        executed: the executed notebook, beside its source or below ``out``.
+        partial: the notebook while it runs, and what stays of it when it fails.
+        record: the folder of its record.
+    """
 
-    @property
-    def source(self) -> Path:
-        """The text notebook."""
-        return NOTEBOOKS / f"{self.name}.md"
-
-    @property
-    def executed(self) -> Path:
-        """The executed notebook: beside its source, or below ``out``."""
-        return (self.out or NOTEBOOKS) / f"{self.name}.ipynb"
-
-    @property
-    def partial(self) -> Path:
-        """The notebook while it runs, and what stays of it when it fails."""
-        return self.executed.with_name(f".{self.executed.stem}.partial.ipynb")
-
-    @property
-    def record(self) -> Path:
-        """The folder of the notebook's record."""
-        return (self.out or ROOT / "_build" / "records") / self.name
+    def __init__(self, name: str, parameters: dict[str, Any] | None = None, out: Path | None = None):
+        self.name, self.parameters = name, dict(parameters or {})
+        self.source = NOTEBOOKS / f"{name}.md"
+        self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
+        self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")
+        self.record = (out or ROOT / "_build" / "records") / name
 
     @cached_property
     def notebook(self) -> NotebookNode:
@@ -65,18 +56,11 @@ class Job:
 
     @cached_property
     def declared(self) -> dict[str, Parameter]:
-        """What the notebook's parameters cell declares.
-
-        Raises:
-            ValueError: there is not exactly one such cell, or it breaks the grammar of `Parameter`.
-        """
+        """What the notebook's parameters cell declares; ValueError, if there is not exactly one such cell."""
         cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
         if len(cells) != 1:
-            raise ValueError(f"{self.name} must have exactly one cell tagged parameters, it has {len(cells)}")
-        try:
-            return read_parameters(cells[0])
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from None
+            raise ValueError(f"must have exactly one cell tagged parameters, it has {len(cells)}")
+        return read_parameters(cells[0])
 
     def check_parameters(self) -> None:
         """Refuse a parameter that is unknown or has a wrong value; make paths absolute, for the kernel.
@@ -84,15 +68,15 @@ class Job:
         Raises:
             ValueError: naming what would be valid.
         """
-        for name, value in self.parameters.items():
-            if name not in self.declared:
-                raise ValueError(f"{self.name} has no parameter {name!r}; it has {', '.join(self.declared)}")
-            try:
+        try:
+            for name, value in self.parameters.items():
+                if name not in self.declared:
+                    raise ValueError(f"has no parameter {name!r}; it has {', '.join(self.declared)}")
                 self.declared[name].check(value)
-            except ValueError as error:
-                raise ValueError(f"{self.name}: {error}") from None
-            if self.declared[name].is_path and value:
-                self.parameters[name] = str(Path(value).resolve())
+                if self.declared[name].is_path and value:
+                    self.parameters[name] = str(Path(value).resolve())
+        except ValueError as error:
+            raise ValueError(f"{self.name} {error}") from None
 
     @cached_property
     def helpers(self) -> list[Path]:
@@ -124,8 +108,12 @@ class Job:
         except (OSError, ValueError, nbformat.reader.NotJSONError):
             return {}
         made = dict(notebook.metadata.get("ts", {}))
-        untouched = made.get("outputs") == outputs_digest(notebook) and made.get("record") == record_digest(self.record)
-        return made | {"untouched": untouched} if made else {}
+        return made | {"untouched": made.get("outputs") == self.outputs(notebook)} if made else {}
+
+    def outputs(self, notebook: NotebookNode) -> str:
+        """Return a digest of what the reader would see, and of the record's files."""
+        seen = json.dumps([(c.source, c.get("outputs")) for c in notebook.cells], sort_keys=True)
+        return digest(seen, *[part for f in sorted(self.record.glob("*")) if f.is_file() for part in (f.name, f)])
 
     @property
     def ran(self) -> str:
@@ -174,55 +162,38 @@ def imported(source: str) -> set[str] | None:
     names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
-            if node.level:  # relative: to what, the source alone does not say
-                return None
             names += [f"{node.module}.{a.name}" for a in node.names]
     parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
     return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
 
 
-def outputs_digest(notebook: NotebookNode) -> str:
-    """Return a digest of what the reader would see."""
-    return digest(json.dumps([(c.source, c.get("outputs")) for c in notebook.cells], sort_keys=True))
-
-
-def record_digest(record: Path) -> str:
-    """Return a digest of the files in a record's folder, if there are any."""
-    return digest(*[part for f in sorted(record.glob("*")) if f.is_file() for part in (f.name, f)])
-
-
-class Prefixed:
+class Prefixed(io.TextIOBase):
     """A stream to which a notebook's progress goes as it runs, each line with the notebook's name before it."""
 
     def __init__(self, name: str):
-        self.name = name
+        self.before = f"            {name}  "
 
-    def write(self, text: str) -> None:
+    def write(self, text: str) -> int:
         """Pass the lines on to stderr."""
-        for line in text.splitlines():
-            print(f"            {self.name}  {line}", file=sys.stderr)
-
-    def flush(self) -> None:
-        """Flush stderr."""
-        sys.stderr.flush()
+        print(textwrap.indent(text.rstrip("\n"), self.before, lambda line: True), file=sys.stderr, flush=True)
+        return len(text)
 
 
 def execute(job: Job) -> tuple[str, float]:
     """Run one notebook in this process's own kernel; return what went wrong (nothing: "") and the seconds."""
-    start = time.perf_counter()
+    start, problem = time.perf_counter(), ""
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="ts_records."))
     os.environ["TS_RECORDS"] = str(staging)
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
-    bar = {"desc": job.name, "unit": "cell", "leave": False, "disable": None}  # None: only on a terminal
     try:
         notebook = papermill.execute_notebook(
-            job.notebook,
+            expand(job.notebook),
             job.partial,
             parameters=changed,  # papermill shows what it sets: only what differs from the page's own cell
             kernel_name="python3",
             cwd=job.source.parent,
-            progress_bar=bar,
+            progress_bar={"desc": job.name, "unit": "cell", "leave": False, "disable": None},  # only on a terminal
             stderr_file=Prefixed(job.name),
         )
         for cell in notebook.cells:  # timings: they would make two equal runs differ
@@ -230,7 +201,6 @@ def execute(job: Job) -> tuple[str, float]:
             cell.metadata.pop("execution", None)
         for key in ("input_path", "output_path", "start_time", "end_time", "duration"):
             notebook.metadata.papermill.pop(key, None)  # and this machine's paths: the book publishes the file
-        seconds = time.perf_counter() - start
         if (staging / job.name).is_dir():
             job.record.parent.mkdir(parents=True, exist_ok=True)
             moved = Path(tempfile.mkdtemp(dir=job.record.parent, prefix=f".{job.record.name}."))
@@ -239,21 +209,20 @@ def execute(job: Job) -> tuple[str, float]:
         notebook.metadata["ts"] = {
             "source": job.source.relative_to(ROOT).as_posix(),
             "inputs": job.fingerprint,
-            "outputs": outputs_digest(notebook),
-            "record": record_digest(job.record),
+            "outputs": job.outputs(notebook),
             "scale": job.parameters.get("scale", job.declared["scale"].default),
-            "seconds": round(seconds, 1),
+            "seconds": round(time.perf_counter() - start, 1),
         }
         nbformat.write(notebook, job.partial)
         os.replace(job.partial, job.executed)
-        return "", seconds
     except papermill.PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-        return f"code cell {error.exec_count}: {plain}", time.perf_counter() - start
+        problem = f"code cell {error.exec_count}: {plain}"
     except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
-        return f"{type(error).__name__}: {error}", time.perf_counter() - start
+        problem = f"{type(error).__name__}: {error}"
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+    return problem, time.perf_counter() - start
 
 
 def execute_all(jobs: list[Job], workers: int) -> int:
@@ -347,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--out must be a folder, got the file {options.out}")
     out = options.out.resolve() if options.out else None
     try:
-        jobs = [Job(name, dict(parameters), out) for name in find(options.notebooks)]
+        jobs = [Job(name, parameters, out) for name in find(options.notebooks)]
         for job in jobs:
             job.check_parameters()
         if options.list:
