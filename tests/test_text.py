@@ -5,6 +5,7 @@ import platform
 import urllib.error
 import zipfile
 from http.client import IncompleteRead
+from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -13,8 +14,12 @@ from ts_helpers.datasets import text
 from ts_helpers.datasets.text import ALPHABET, characters, cleaned, streams, words
 
 
-def written(codes, alphabet=ALPHABET):
-    return "".join(alphabet[c] for c in codes.tolist())
+def written(*codes):
+    return "".join(ALPHABET[c] for c in torch.cat(codes).tolist())
+
+
+def parts(data):
+    return [data.train, data.valid, data.test]
 
 
 @pytest.mark.parametrize(
@@ -41,10 +46,6 @@ def test_cleaning_twice_changes_nothing():
     assert cleaned(once) == once == "a one st try and the two two nd "
 
 
-def test_alphabet_is_space_and_a_to_z():
-    assert ALPHABET == " abcdefghijklmnopqrstuvwxyz"
-
-
 def test_characters_are_numbered_by_the_alphabet_and_cut_in_order(tmp_path):
     (tmp_path / "mine.txt").write_text("The quick brown fox jumps over the 1 lazy dog ")
     data = characters(tmp_path / "mine.txt")
@@ -52,30 +53,25 @@ def test_characters_are_numbered_by_the_alphabet_and_cut_in_order(tmp_path):
     assert data.name == "the file mine.txt"
     assert data.train.dtype == torch.uint8
     assert data.alphabet == ALPHABET
-    parts = [written(part) for part in (data.train, data.valid, data.test)]
-    assert parts == [expected[:43], expected[43:45], expected[45:]]  # of 48: 90 %, 5 %, 5 %, rounded down
+    assert [written(part) for part in parts(data)] == [expected[:43], expected[43:45], expected[45:]]  # of 48
 
 
 def test_hundred_million_characters_are_cut_as_text8_is():
-    parts = text._parts(torch.empty(100_000_000, dtype=torch.uint8))
-    assert [len(part) for part in parts] == [90_000_000, 5_000_000, 5_000_000]
+    assert text._parts(10**8) == (slice(90_000_000), slice(90_000_000, 95_000_000), slice(95_000_000, 10**8))
 
 
 def test_default_is_python_s_help_and_says_so():
-    data = characters()
-    assert data.name == f"help texts of Python {platform.python_version()}"
-    symbols = torch.cat([data.train, data.valid, data.test])
-    assert len(symbols) > 300_000
-    assert set(symbols.tolist()) == set(range(27))
-    assert cleaned(written(symbols)) == written(symbols)
-    assert [len(p) for p in (data.train, data.valid)] == [
-        len(symbols) * 9 // 10,
-        len(symbols) * 95 // 100 - len(symbols) * 9 // 10,
-    ]
-
-
-def test_guessing_characters_at_random_scores_the_stated_bits():
+    letters, data = characters(), words()
+    assert data.name == letters.name == f"help texts of Python {platform.python_version()}"
+    whole = written(*parts(letters))
+    assert len(whole) > 300_000
+    assert set(whole) == set(ALPHABET) == set(" abcdefghijklmnopqrstuvwxyz")
     assert round(math.log2(len(ALPHABET)), 2) == 4.75
+    assert cleaned(whole) == whole
+    assert whole.startswith(cleaned(topics[min(topics)]))
+    assert sum(map(len, parts(data))) == len(whole.split())
+    assert [data.alphabet[i] for i in data.train.tolist()] == whole.split()[: len(data.train)]
+    assert 0 < float((data.test == 0).double().mean()) < 0.2
 
 
 BAD = [
@@ -96,10 +92,9 @@ def test_file_that_holds_no_text_is_refused_by_name_rule_and_value(content, mess
         characters(path)
 
 
-def test_shortest_text_has_a_symbol_in_each_part(tmp_path):
-    (tmp_path / "mine.txt").write_text("twenty characters oh")
-    data = characters(tmp_path / "mine.txt")
-    assert [len(part) for part in (data.train, data.valid, data.test)] == [18, 1, 1]
+def test_shortest_text_has_a_symbol_in_each_part_and_a_byte_order_mark_is_none(tmp_path):
+    (tmp_path / "mine.txt").write_bytes("twenty characters oh".encode("utf-8-sig"))
+    assert [written(part) for part in parts(characters(tmp_path / "mine.txt"))] == ["twenty characters ", "o", "h"]
 
 
 @pytest.mark.parametrize("read", [characters, words])
@@ -108,11 +103,6 @@ def test_missing_file_is_refused_by_name(read, tmp_path):
         read(tmp_path / "nosuch.txt")
     with pytest.raises(ValueError, match="cannot read a text from"):
         read(tmp_path)  # a folder, without the Penn Treebank's files
-
-
-def test_byte_order_mark_is_no_character(tmp_path):
-    (tmp_path / "mine.txt").write_bytes("twenty characters oh".encode("utf-8-sig"))
-    assert written(characters(tmp_path / "mine.txt").train) == "twenty characters "
 
 
 # --- streams
@@ -140,20 +130,6 @@ def test_streams_take_a_text_that_is_just_long_enough():
     assert (x.shape, int(y[-1, -1, -1])) == ((1, 3, 2), 6)
 
 
-@pytest.mark.parametrize(
-    ("n", "batch", "length", "message"),
-    [
-        (6, 2, 3, "codes must have 7 or more symbols for batch=2, length=3, got 6"),
-        (0, 2, 3, "codes must have 7 or more symbols for batch=2, length=3, got 0"),
-        (9, 0, 3, "batch and length must be 1 or more, got batch=0, length=3"),
-        (9, 2, -1, "batch and length must be 1 or more, got batch=2, length=-1"),
-    ],
-)
-def test_streams_refuse_what_makes_no_window(n, batch, length, message):
-    with pytest.raises(ValueError, match=message):
-        streams(torch.arange(n), batch, length)
-
-
 # --- words
 
 LINES = "a b a c\n" * 9 + "d a\n"  # 36 words and 9 ends, then 2 and 1: 48 in all, of which 43 to train with
@@ -164,27 +140,24 @@ def test_words_are_numbered_from_the_most_frequent_on(tmp_path):
     data = words(tmp_path / "mine.txt")
     assert data.name == "the file mine.txt"
     assert data.alphabet == ["<unk>", "a", "b", "c", "<eos>"]  # ends are 8 in the first 43, as b and c are 9 and 9
-    assert [len(part) for part in (data.train, data.valid, data.test)] == [43, 2, 3]
+    assert [len(part) for part in parts(data)] == [43, 2, 3]
     assert data.train.dtype == torch.int64
     assert data.train[:5].tolist() == [1, 2, 1, 3, 4]
     assert data.test.tolist() == [0, 1, 4]  # d, which is in the test part only, is unknown
 
 
-def test_words_beyond_the_most_frequent_are_unknown(tmp_path):
+def test_words_beyond_the_most_frequent_and_unknown_ones_are_the_unknown_word(tmp_path):
     (tmp_path / "mine.txt").write_text(LINES)
     data = words(tmp_path / "mine.txt", most=3)
     assert data.alphabet == ["<unk>", "a", "b"]
     assert data.train[:5].tolist() == [1, 2, 1, 0, 0]
-
-
-def test_unknown_words_of_a_file_are_the_unknown_word(tmp_path):
     (tmp_path / "mine.txt").write_text("<unk> a <unk>\n" * 10)
     data = words(tmp_path / "mine.txt", most=3)
     assert data.alphabet == ["<unk>", "a", "<eos>"]
     assert data.train[:4].tolist() == [0, 1, 0, 2]
 
 
-def test_penn_treebank_s_own_parts_are_kept(tmp_path):
+def test_penn_treebank_s_own_parts_are_kept_and_it_is_called_so_by_their_sizes(tmp_path, monkeypatch):
     folder = tmp_path / "ptb"
     folder.mkdir()
     for name, content in (("train", "a b <unk>\n" * 8), ("valid", "b a\n" * 7), ("test", "e b\n" * 10)):
@@ -192,33 +165,12 @@ def test_penn_treebank_s_own_parts_are_kept(tmp_path):
     data = words(folder)
     assert data.name == "texts from the folder ptb"
     assert data.alphabet == ["<unk>", "a", "b", "<eos>"]
-    assert data.train.tolist() == [1, 2, 0, 3] * 8
-    assert data.valid.tolist() == [2, 1, 3] * 7
-    assert data.test.tolist() == [0, 2, 3] * 10
+    assert [part.tolist() for part in parts(data)] == [[1, 2, 0, 3] * 8, [2, 1, 3] * 7, [0, 2, 3] * 10]
+    monkeypatch.setattr(text, "PENN_SIZES", [32, 21, 30])
+    assert words(folder).name == "Penn Treebank"
     (folder / "ptb.test.txt").unlink()
     with pytest.raises(ValueError, match=r"cannot read a text from .*ptb\.test\.txt"):
         words(folder)
-
-
-@pytest.mark.parametrize(("lines", "name"), [(10, "Penn Treebank"), (9, "texts from the folder mine")])
-def test_penn_treebank_is_called_so_by_the_sizes_of_its_parts(lines, name, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "PENN_SIZES", (24, 20, 30))
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for part, content in (("train", "a b\n" * 8), ("valid", "b\n" * 10), ("test", "e b\n" * lines)):
-        (folder / f"ptb.{part}.txt").write_text(content)
-    assert words(folder).name == name
-
-
-def test_default_words_are_python_s_help():
-    data, letters = words(), characters()
-    assert data.name == letters.name
-    whole = written(torch.cat([letters.train, letters.valid, letters.test])).split()
-    symbols = torch.cat([data.train, data.valid, data.test])
-    assert len(symbols) == len(whole)
-    assert [data.alphabet[i] for i in data.train.tolist()] == whole[: len(data.train)]
-    assert 0 < float((data.test == 0).double().mean()) < 0.2
-    assert len(words(most=500).alphabet) == 500
 
 
 @pytest.mark.parametrize(
@@ -226,7 +178,7 @@ def test_default_words_are_python_s_help():
     [
         ("", 10, r"mine\.txt must have 20 or more words, got 0"),
         ("a b\n" * 6, 10, r"mine\.txt must have 20 or more words, got 18"),
-        (LINES, 1, r"most must be 2 or more, got 1"),
+        (LINES, 1, r"most must be 2 or more, got most=1"),
     ],
 )
 def test_too_few_words_are_refused(content, most, message, tmp_path):
@@ -250,7 +202,7 @@ def archive(content=STAND_IN, name="text8"):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Where text8 is kept, with a short text in its place and no network."""
-    monkeypatch.setattr(text, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setattr(text, "DATA", tmp_path / "data")
     monkeypatch.setattr(text, "TEXT8_SHA256", hashlib.sha256(STAND_IN).hexdigest())
     monkeypatch.setattr("urllib.request.urlopen", answer(OSError("a test asked for the network")))
     return tmp_path / "data"
@@ -276,7 +228,7 @@ def test_text8_is_downloaded_once_and_named(kept, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", opener)
     data = characters("text8")
     assert data.name == "text8"
-    assert written(torch.cat([data.train, data.valid, data.test])) == STAND_IN.decode()
+    assert written(*parts(data)) == STAND_IN.decode()
     assert torch.equal(characters("text8").train, data.train)
     assert opener.calls == 1
     assert [p.name for p in kept.iterdir()] == ["text8"]

@@ -42,11 +42,6 @@ def test_warped_sentences_are_those_of_the_papers_figure_2():
     assert y == " AAAlllll   huuuummaaan    bbeeeingggg"
 
 
-def test_letters_that_are_over_too_soon_are_refused():
-    with pytest.raises(ValueError, match="lengths must last for 6 steps, got 5"):
-        warp(torch.tensor([[1, 1], [2, 2]]), torch.tensor([[3, 3], [2, 4]]), 6)
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_sequences_are_whole_numbers_that_repeat_with_their_seed(task):
     x, y = drawn(task)
@@ -55,13 +50,6 @@ def test_sequences_are_whole_numbers_that_repeat_with_their_seed(task):
     for of_3, of_4, again in zip(drawn(task, seed=3), drawn(task, seed=4), drawn(task, seed=3), strict=True):
         assert torch.equal(of_3, again)
         assert not torch.equal(of_3, of_4)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_one_generator_gives_new_sequences_at_each_call(task):
-    generator = torch.Generator().manual_seed(0)
-    first, second = (TASKS[task](60, 4, 1, 7, generator=generator)[0] for _ in range(2))
-    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize(("least", "most"), RANGES)
@@ -131,7 +119,7 @@ def test_first_letters_are_equally_likely(task):
 
 def best_guess(task, least, most, ignore_index=-100):
     """Cross entropy of the frequencies of y given x, counted in some sequences, in others."""
-    n = 1000 + 50 * min(least, 100)  # long warpings have few letters, and chance in the counts adds to the score
+    n = 1000 + 25 * min(least, 100)  # long warpings have few letters, and chance in the counts adds to the score
     x, y = drawn(task, least, most, 500, n)
     counts = torch.bincount((x * ALPHABET + y).flatten(), minlength=100).view(ALPHABET, ALPHABET).double()
     if ignore_index >= 0:
@@ -158,23 +146,3 @@ def test_first_letter_counts_in_the_memoryless_score():
     q = 0.2
     entropy = -q * math.log(q) - (1 - q) * math.log(1 - q)
     assert memoryless_warped(500, 100, 100) == pytest.approx(entropy + (1 - q) * math.log(8))
-
-
-@pytest.mark.parametrize(
-    ("change", "got"),
-    [(dict(n_steps=0), "n_steps=0, n_sequences=200"), (dict(n_sequences=-1), "n_steps=60, n_sequences=-1")],
-    ids=str,
-)
-@pytest.mark.parametrize("task", TASKS)
-def test_tasks_refuse_sizes_below_1(task, change, got):
-    with pytest.raises(ValueError, match=f"n_steps and n_sequences must be 1 or more, got {got}"):
-        drawn(task, **change)
-
-
-@pytest.mark.parametrize(("least", "most"), [(5, 4), (-1, 4), (0, 0), (-3, -2)])
-def test_tasks_refuse_ranges_that_are_none(least, most):
-    with pytest.raises(ValueError, match=f"must be such that 1 <= least <= most, got {least=}, {most=}"):
-        drawn("warped", least, most)
-    if least != 0:  # no dummies are a padding
-        with pytest.raises(ValueError, match=f"must be such that 0 <= least <= most, got {least=}, {most=}"):
-            drawn("padded", least, most)

@@ -1,4 +1,4 @@
-r"""Where a leak rate comes from: four dials, each a parametrisation of ``alpha``.
+r"""Where a leak rate comes from, four dials, and where gates start, chrono starts; the cells are in `cells`.
 
 A leaky unit replaces the fraction ``alpha = dt / tau`` of its state in one step. A dial maps the raw number
 that the optimiser moves to ``alpha``, and back:
@@ -15,29 +15,34 @@ Gate       a gate's bias b    sigmoid(b)                  Tallec & Ollivier (201
 A dial is attached with `set_dial`; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw
 number to the one that gives 0.3. Fixed or learned is ``requires_grad`` of the raw number; shared, per layer or
 per unit is its shape.
+
+A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that the
+unit forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_`, of Tallec &
+Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``, each in the gates at hand, and leave all else:
+
+- ``nn.LSTM``, ``nn.LSTMCell``: forget gate b, input gate -b;
+- ``nn.GRU``, ``nn.GRUCell``: update gate b, since torch's z multiplies the old state;
+- a tensor, the bias of the g of their Eq. 10: -b, since g multiplies the new state.
 """
 
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 
 class Dial(nn.Module):
-    """Base of the dials: checks and broadcasts what is assigned to ``alpha``.
+    """Checks and broadcasts what is assigned to ``alpha``.
 
     Subclasses give ``forward`` (raw to alpha), ``inverse`` (alpha to raw), the open interval ``limits`` in
     which alpha can be set, and ``closed`` where its upper end belongs to it.
     """
 
-    limits = (0.0, 2.0)
-    closed = False
-
-    def inverse(self, alpha: Tensor) -> Tensor:
-        """Return the raw number whose ``forward`` is alpha."""
-        raise TypeError(f"{type(self).__name__} has no inverse")
+    limits, closed = (0.0, 2.0), False
+    inverse: Callable[[Tensor], Tensor]
+    like: Tensor
 
     def right_inverse(self, alpha: Tensor | float) -> Tensor:
         """Return the raw tensor for ``alpha``; a number, or a shape that broadcasts, fills the whole dial.
@@ -45,23 +50,18 @@ class Dial(nn.Module):
         Raises:
             ValueError: alpha lies outside this dial's limits, or has a shape that does not broadcast.
         """
-        like = getattr(self, "like", None)
-        if like is None:  # registration: from now on a plain number takes this shape, type and device
-            like = torch.zeros_like(torch.as_tensor(alpha))
-            self.register_buffer("like", like, persistent=False)
-        alpha = torch.as_tensor(alpha, dtype=like.dtype, device=like.device)
+        if not hasattr(self, "like"):  # registration: from now on a plain number takes this shape, type and device
+            self.register_buffer("like", torch.zeros_like(torch.as_tensor(alpha)), persistent=False)
+        alpha, shape = torch.as_tensor(alpha, dtype=self.like.dtype, device=self.like.device), self.like.shape
         try:
-            alpha = alpha.expand(like.shape)
+            alpha = alpha.expand(shape)
         except RuntimeError:
-            raise ValueError(f"alpha must broadcast to shape {tuple(like.shape)}, got {tuple(alpha.shape)}") from None
+            raise ValueError(f"alpha must broadcast to shape {tuple(shape)}, got {tuple(alpha.shape)}") from None
         low, high = self.limits
-        inside = (alpha > low) & ((alpha <= high) if self.closed else (alpha < high))
-        if not bool(inside.all()):
-            wrong = alpha[~inside].reshape(-1)[0].item()
-            raise ValueError(
-                f"alpha of a {type(self).__name__} dial must lie in ({low:g}, {high:g}{']' if self.closed else ')'}, "
-                f"got {wrong:g}"
-            )
+        wrong = alpha[~((alpha > low) & ((alpha <= high * (1 + 1e-6)) if self.closed else (alpha < high)))]
+        if len(wrong):  # by more than rounding, where the end belongs to the interval
+            limits = f"({low:g}, {high:g}{']' if self.closed else ')'}"
+            raise ValueError(f"alpha of a {type(self).__name__} dial must lie in {limits}, got {wrong[0].item():g}")
         return self.inverse(alpha.detach()).clone()
 
 
@@ -71,24 +71,23 @@ class Clamped(Dial):
     .. math:: \alpha = 1 / \max(\tau, \text{floor})
 
     Source: Benureau & Tani (2018), Section 2, where the floor is 1. Below it the gradient is zero: a tau that has
-    stepped below the floor cannot come back.
-
-    Args:
-        floor: least tau, in steps; 0 for none (alpha then grows without limit as tau falls to 0).
-
-    Raises:
-        ValueError: ``floor`` is negative or not a number.
+    stepped below the floor cannot come back. A floor of 0 is none: alpha grows without limit as tau falls to 0. One
+    that is negative or not a finite number raises a ValueError.
     """
 
     closed = True
+    floor: Tensor  # a buffer, and the limits made of it: networks of several floors make one stack
 
     def __init__(self, floor: float = 1.0):
         super().__init__()
         if not 0 <= floor < math.inf:
             raise ValueError(f"floor must be 0 or positive, got {floor=}")
-        self.floor: Tensor  # a buffer: it stacks with the networks
         self.register_buffer("floor", torch.tensor(float(floor)), persistent=False)
-        self.limits = (0.0, 1 / floor if floor else math.inf)
+
+    @property
+    def limits(self) -> tuple[float, float]:  # type: ignore[override]
+        """0, and 1 over the floor."""
+        return 0.0, 1 / float(self.floor) if self.floor else math.inf
 
     def forward(self, tau: Tensor) -> Tensor:
         """Map tau (steps) to alpha."""
@@ -110,9 +109,7 @@ class Direct(Dial):
         """Return alpha unchanged."""
         return alpha
 
-    def inverse(self, alpha: Tensor) -> Tensor:
-        """Return alpha unchanged."""
-        return alpha
+    inverse = forward
 
 
 class LogTau(Dial):
@@ -120,13 +117,8 @@ class LogTau(Dial):
 
     .. math:: \alpha = \Delta t \, e^{-T}, \qquad T = \log \tau
 
-    Source: Matsuki & Shibata (2018), Section 2.2.
-
-    Args:
-        dt: time between steps, in the unit of tau.
-
-    Raises:
-        ValueError: ``dt`` is not positive.
+    Source: Matsuki & Shibata (2018), Section 2.2. ``dt`` is the time between steps, in the unit of tau; a ValueError
+    if it is not positive.
     """
 
     def __init__(self, dt: float = 1.0):
@@ -134,10 +126,6 @@ class LogTau(Dial):
         if not dt > 0:
             raise ValueError(f"dt must be positive, got {dt=}")
         self.log_dt = math.log(dt)
-
-    def extra_repr(self) -> str:
-        """Tell dials of other steps apart."""
-        return f"dt={math.exp(self.log_dt):g}"
 
     def forward(self, T: Tensor) -> Tensor:
         """Map T = log tau to alpha."""
@@ -173,11 +161,7 @@ def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
 
     ``module.<name>`` then reads as alpha, and what is assigned to it is alpha, a number or a tensor that broadcasts.
     The raw number, of the same shape, is the parameter ``module.parametrizations.<name>.original``, see `raw_name`.
-
-    Args:
-        module: has the parameter.
-        name: of the parameter, a leak rate of any shape; all its numbers get a raw number of their own.
-        dial: maps raw numbers to alpha. One that has a parameter already serves no other: make a new one.
+    A dial that has a parameter already serves no other: make a new one.
 
     Raises:
         ValueError: the module has no such parameter, or its present value lies outside the dial's limits.
@@ -199,9 +183,7 @@ def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
 
     Torch adds two bias vectors in each gate, ``bias_ih`` and ``bias_hh``. What counts is their sum: the first becomes
     b, the second 0. Both are learned, by equal gradients, so that their sum moves twice as far in a step as one bias
-    would.
-
-    ``set_gate_bias_(lstm, "f", 1.0)`` is the baseline of Tallec & Ollivier (2018), Section 3.
+    would. ``set_gate_bias_(lstm, "f", 1.0)`` is the baseline of Tallec & Ollivier (2018), Section 3.
 
     Args:
         gates: LSTM or GRU, layers or a cell.
@@ -226,44 +208,27 @@ def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
             hh.chunk(len(order))[order.index(gate)].zero_()
 
 
-def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, generator: torch.Generator) -> None:
-    r"""Let each unit forget in a time drawn evenly from the range of times that the task asks for.
+def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, generator: Generator) -> None:
+    r"""Let each unit of each layer forget in a time drawn evenly from the range, in steps, that the task asks for.
 
     .. math:: b \sim \log(\mathcal{U}([T_{\min}, T_{\max}]) - 1)
 
     Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM,
     :math:`b_f \sim \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2.
 
-    Args:
-        gates: see the module.
-        T_max: longest time, steps.
-        T_min: shortest.
-        generator: draws a time for each unit of each layer and direction.
-
     Raises:
-        TypeError, ValueError: as `set_gate_bias_`.
-        ValueError: the range is not finite, or not ``1 < T_min < T_max``.
+        TypeError, ValueError: as `set_gate_bias_`, or the range is not finite, or not ``1 < T_min < T_max``.
     """
     if not 1 < T_min < T_max < math.inf:
         raise ValueError(f"T_min and T_max must be finite with 1 < T_min < T_max, got {T_min=}, {T_max=}")
     _start_(gates, lambda *shape: torch.log(T_min - 1 + (T_max - T_min) * torch.rand(shape, generator=generator)))
 
 
-def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: torch.Generator) -> None:
-    r"""Let each unit forget in a time drawn from a law with a long tail, where no range is known.
+def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: Generator) -> None:
+    r"""Let each unit of each layer forget in a time T of the law `heavy_tailed`, where no range is known: b = log(T).
 
-    .. math:: b = \log(T), \qquad P(T = k) \propto 1 / (k \log^2(k + 1))
-
-    Source: Tallec & Ollivier (2018), footnote 7. Departure: T goes no further than T_max, see `heavy_tailed`.
-
-    Args:
-        gates: see the module.
-        T_max: longest time, steps.
-        generator: draws a time for each unit of each layer and direction.
-
-    Raises:
-        TypeError, ValueError: as `set_gate_bias_`.
-        ValueError: as `heavy_tailed`.
+    Source: Tallec & Ollivier (2018), footnote 7. Departure: T goes no further than T_max. Refuses as that and
+    `set_gate_bias_`.
     """
     law = heavy_tailed(T_max)
 
@@ -281,10 +246,8 @@ def heavy_tailed(T_max: int) -> Tensor:
 
     Source: Tallec & Ollivier (2018), footnote 7. Departure: cut at T_max, and scaled to sum to 1. Uncut, the tail
     beyond k still holds about ``1 / (3.39 log(k))``, 2 % beyond a million steps, and log(T) has no mean. No sequence
-    is long enough to learn with such gates, and from ``2^24`` on sigmoid(log(T)) is 1 in single precision.
-
-    Raises:
-        ValueError: ``T_max`` is not in 1 to ``2^23``.
+    is long enough to learn with such gates, and from ``2^24`` on sigmoid(log(T)) is 1 in single precision. A T_max
+    not in 1 to ``2^23`` raises a ValueError.
     """
     if not 1 <= T_max <= 2**23:
         raise ValueError(f"T_max must be in 1 to 2^23, got {T_max}")
@@ -299,11 +262,8 @@ def _start_(gates: Gated | Tensor, draw: Callable[..., Tensor]) -> None:
             gates.copy_(-draw(*gates.shape))
         return
     b = draw(len(_bias_pairs(gates)), gates.hidden_size)
-    if isinstance(gates, nn.LSTM | nn.LSTMCell):
-        set_gate_bias_(gates, "f", b)
-        set_gate_bias_(gates, "i", -b)
-    else:
-        set_gate_bias_(gates, "z", b)
+    for gate, sign in [("i", -1), ("f", 1)] if isinstance(gates, nn.LSTM | nn.LSTMCell) else [("z", 1)]:
+        set_gate_bias_(gates, gate, sign * b)
 
 
 def _bias_pairs(gates: Gated) -> list[tuple[Tensor, Tensor]]:

@@ -1,76 +1,59 @@
-"""Recall what was heard a while ago, and predict two waves: the memory and hierarchy tasks of Quax et al. (2020)."""
+"""Signals to recall and to predict: the memory and hierarchy tasks of Quax et al. (2020), without their networks."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from ts_helpers.datasets import at_least
 
 LAG, WINDOW, CUTOFF = 0.1, 0.25, 20.0  # seconds, seconds, Hz
 
 
-def recall(n_back: int, n_sequences: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
     """Windows of low-passed noise, and the same noise 100 ms earlier, which is ``n_back`` steps.
 
     All ``n_back`` share one kind of signal: white noise with no power above 20 Hz and variance 1, in windows of 250
-    ms. Only the step differs, ``100 / n_back`` ms, so that the same lag is more steps back.
+    ms. Only the step differs, ``100 / n_back`` ms, so that the same lag is more steps back; ``n_back`` is 4 or more,
+    below which a step is too long for 20 Hz.
 
     Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, which
     makes the signal at a lag of 100 ms uncorrelated with the present (its autocorrelation is about
     ``sin(40 pi t) / (40 pi t)``, and 0 there).
 
-    Args:
-        n_back: steps to look back, at least 4, below which a step is too long for 20 Hz.
-        n_sequences: windows.
-        generator: draws the noise.
-
     Returns:
         x: (time, sequences, 1), the signal, ``2.5 n_back`` steps (rounded down).
-        y: the same shape, the signal ``n_back`` steps before; NaN in the first ``n_back`` steps, where it was not
-            heard. Predicting 0 scores a mean squared error of 1, and so does any linear guess from the present
-            value.
-
-    Raises:
-        ValueError: ``n_back`` is below 4 or ``n_sequences`` below 1.
+        y: the same shape, the signal ``n_back`` steps before; NaN in the first ``n_back`` steps, which have none.
+            Predicting 0 scores a mean squared error of 1, and so does any linear guess from the present value.
     """
-    if n_back < 4 or n_sequences < 1:
-        raise ValueError(f"n_back must be 4 or more and n_sequences 1 or more, got {n_back=}, {n_sequences=}")
+    at_least(4, n_back=n_back)
+    at_least(1, n_sequences=n_sequences)
     duration = 2.0  # of the periodic signal a window is cut from, seconds
     frequencies = (torch.arange(round(CUTOFF * duration), dtype=torch.float64) + 0.5) / duration
-    n_steps = int(n_back * WINDOW / LAG)
-    times = torch.arange(n_steps, dtype=torch.float64) * LAG / n_back
+    times = torch.arange(int(n_back * WINDOW / LAG), dtype=torch.float64) * LAG / n_back
     phases = 2 * math.pi * torch.rand(len(frequencies), n_sequences, generator=generator, dtype=torch.float64)
     amplitudes = torch.sqrt(-2 * torch.log(torch.rand(phases.shape, generator=generator, dtype=torch.float64)))
     waves = amplitudes * torch.cos(2 * math.pi * frequencies[:, None] * times[:, None, None] + phases)
     x = (waves.sum(1) / math.sqrt(len(frequencies))).unsqueeze(-1).float()
-    y = torch.full_like(x, math.nan)
-    y[n_back:] = x[:-n_back]
-    return x, y
+    return x, torch.cat([torch.full_like(x[:n_back], math.nan), x[:-n_back]])
 
 
-def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    r"""A fast and a slow wave, and the same one step later.
+def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    r"""A fast and a slow wave, and the same one step later; ``dt``, seconds, is in (0, 0.05), to tell 10 Hz from less.
 
     .. math:: x(t) = \tfrac12 \big( \sin(2 \pi \, 10 \, t + \phi_1) + \sin(2 \pi \, 2 \, t + \phi_2) \big)
 
     Source: Quax, D'Asaro & van Gerven (2020), "A hierarchy of time scales": 10 Hz and 2 Hz. Step, length and phases
     are open there; ours are drawn anew for each sequence.
 
-    Args:
-        n_steps: length of a sequence.
-        n_sequences: how many.
-        dt: step, seconds.
-        generator: draws the phases.
-
     Returns:
         x: (time, sequences, 1).
         y: the same shape, x one step later. Predicting 0 scores a mean squared error of 1/4; repeating x scores
             ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
-
-    Raises:
-        ValueError: a size is below 1, or dt not in (0, 0.05), where 10 Hz can be told from less.
     """
-    if min(n_steps, n_sequences) < 1 or not 0 < dt < 0.05:
-        raise ValueError(f"sizes must be 1 or more and dt in (0, 0.05), got {n_steps=}, {n_sequences=}, {dt=}")
+    at_least(1, n_steps=n_steps, n_sequences=n_sequences)
+    if not 0 < dt < 0.05:
+        raise ValueError(f"dt must be in (0, 0.05), got {dt=}")
     phases = 2 * math.pi * torch.rand(2, n_sequences, generator=generator)
     times = dt * torch.arange(n_steps + 1)[:, None]
     signal = (torch.sin(20 * math.pi * times + phases[0]) + torch.sin(4 * math.pi * times + phases[1])) / 2

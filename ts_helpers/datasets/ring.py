@@ -1,9 +1,10 @@
-"""Three neurons in a ring that keep each other oscillating: the teacher of Matsuki & Shibata (2018)."""
+"""Three neurons in a ring that keep each other oscillating: the teacher of Matsuki & Shibata (2018), no student."""
 
 import torch
 from torch import Tensor
 
 from ts_helpers.cells import CTRNNCell, unroll
+from ts_helpers.datasets import at_least
 from ts_helpers.timescales import LogTau
 
 
@@ -18,13 +19,9 @@ def ring_weights(w_s: float = 2.0, w_p: float = 3.0, w_n: float = -4.0) -> Tenso
 
 
 def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float = 0.01) -> CTRNNCell:
-    """Return the teacher, in double precision, with no input.
+    """Return the teacher, in double precision, with no input; ``tau`` in the unit of the simulation's step ``dt``.
 
     Source: Matsuki & Shibata (2018), Section 3.1, Table 3.
-
-    Args:
-        tau: the three time constants, in the unit of ``dt``.
-        dt: the simulation's time step.
 
     Raises:
         ValueError: a time constant is not above ``dt / 2``, where forward Euler is unstable.
@@ -37,22 +34,12 @@ def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float =
 
 
 def ring_oscillation(n_steps: int, teacher: CTRNNCell) -> Tensor:
-    """Return what the teacher's neurons put out, (time, start, 3), from u = 1 at one neuron and 0 at the others.
+    """Return the outputs of the teacher's neurons, (time, start, 3), from u = 1 at one neuron and 0 at the others.
 
     Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts: there is a sequence for
-    each of the three.
-
-    A constant guess of each output's mean scores R^2 = 0; an oscillation of another period drifts out of phase and
-    scores below 0.
-
-    Args:
-        n_steps: steps to return; the first is the one after the initial state.
-        teacher: from `ring_teacher`.
-
-    Raises:
-        ValueError: ``n_steps`` is not positive.
+    each of the three. The first step is the one after the initial state. A constant guess of each output's mean scores
+    R^2 = 0; an oscillation of another period drifts out of phase and scores below 0.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    at_least(1, n_steps=n_steps)
     starts = torch.eye(3, dtype=torch.float64)
     return torch.tanh(unroll(teacher, starts.new_zeros(n_steps, 3, 0), starts))

@@ -1,4 +1,10 @@
-"""Short sequences, each a sum of sines: the data of Benureau & Tani (2018), and a reader's own."""
+"""Short sequences, each a sum of sines, as Benureau & Tani (2018) have them, or a reader's own; no network.
+
+`COMPONENTS` has (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these
+were found by a random search for five sums that fit what its authors' code gives away: 4 or 5 components, about 0.1
+to 18 cycles, values within about [-1.9, 1.6], a constant mean's closed-loop error of 42.1 and a perfect copy's of 8.24
+(the error taken one step off). Ours: 0.1 to 17.7 cycles, [-1.89, 1.59], 42.0 and 8.22.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +13,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Generator, Tensor
 
-# (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these were found by
-# a random search for five sums that fit what its authors' code gives away: 4 or 5 components, about 0.1 to 18 cycles,
-# values within about [-1.9, 1.6], a constant mean's closed-loop error of 42.1 and a perfect copy's of 8.24 (the
-# error taken one step off). Ours: 0.1 to 17.7 cycles, [-1.89, 1.59], 42.0 and 8.22.
+from ts_helpers.datasets import at_least
+
 COMPONENTS = (
     ((0.7, 0.56), (2.0, 0.30), (9.9, 0.40), (17.7, 0.61)),
     ((0.1, 0.32), (0.2, 0.65), (1.0, 0.54), (2.2, 0.28), (8.8, 0.51)),
@@ -25,49 +28,36 @@ Components = Sequence[Sequence[tuple[float, float]]]
 
 
 def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Tensor:
-    r"""Sum sines of phase zero, without noise.
+    r"""Sum sines of phase zero, without noise, so that the first value, 0, does not say which sequence it is.
 
     .. math:: x_t = \sum_i a_i \sin(2 \pi c_i t / 100), \qquad t = 0, 1, \dots
 
-    Source: Benureau & Tani (2018), Section 2, and what their code says of the data (see `COMPONENTS`). All sequences
-    start at 0, so that the first value does not say which one it is.
+    Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module.
 
     Args:
-        components: for each sequence, pairs of cycles in 100 steps and amplitude.
-        n_steps: length of the sequences.
+        components: for each sequence, one or more pairs of cycles in 100 steps and amplitude.
+        n_steps: length of the sequences, 3 or more.
 
     Returns:
         x: (time, sequences, 1). Of the default sequences, predicting each one's mean scores a squared error of 42.0,
         summed over 100 steps; repeating the value before scores 8.22.
-
-    Raises:
-        ValueError: fewer than 3 steps, no sequence, or one without a sine.
     """
     if n_steps < 3 or not components or not all(components):
-        raise ValueError(
-            f"components must name a sine for each of one or more sequences, n_steps be 3 or more, got "
-            f"{n_steps=} and {[len(c) for c in components]} sines"
-        )
+        counts = [len(c) for c in components]
+        raise ValueError(f"components must name a sine or more each, n_steps be 3 or more, got {counts}, {n_steps=}")
     t = torch.arange(n_steps, dtype=torch.float64)
     waves = [torch.stack([a * torch.sin(2 * math.pi * c / 100 * t) for c, a in sines]).sum(0) for sines in components]
     return torch.stack(waves, 1)[:, :, None].to(torch.get_default_dtype())
 
 
-def random_components(n_sequences: int, *, generator: torch.Generator) -> Components:
+def random_components(n_sequences: int, *, generator: Generator) -> Components:
     """Draw components as `COMPONENTS` were drawn, for sequences of the same kind.
 
     Source: ours; to see what hangs on the five sequences. Each has 4 or 5 sines, cycles log-uniform in [0.1, 18], each
     at least 1.3 times the one below, amplitudes uniform in [0.1, 0.7]; a draw that leaves [-1.95, 1.65] within 100
     steps, or whose sum of squares about its mean is not within [18, 75], is drawn again.
-
-    Args:
-        n_sequences: sequences to draw.
-
-    Raises:
-        ValueError: ``n_sequences`` is below 1.
     """
-    if n_sequences < 1:
-        raise ValueError(f"n_sequences must be 1 or more, got {n_sequences}")
+    at_least(1, n_sequences=n_sequences)
     low, high = math.log(0.1), math.log(18)
     found: list[list[tuple[float, float]]] = []
     while len(found) < n_sequences:
@@ -82,48 +72,25 @@ def random_components(n_sequences: int, *, generator: torch.Generator) -> Compon
     return found
 
 
-def as_sequences(array: ArrayLike) -> Tensor:
-    """Take a reader's own sequences.
-
-    Args:
-        array: (sequences, time, features), numbers.
-
-    Returns:
-        x: (time, sequences, features).
-
-    Raises:
-        ValueError: the array has not three dimensions, no sequence or feature, fewer than 3 steps, or a value that is
-            not a finite number.
-    """
-    x = np.asarray(array)
-    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] < 1:
-        raise ValueError(f"sequences must have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
-    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
-        raise ValueError(f"sequences must be finite numbers, got type {x.dtype} with {_wrong(x)} that are not")
-    taken = torch.as_tensor(x.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
-    if not bool(torch.isfinite(taken).all()):
-        raise ValueError(f"sequences must be finite numbers in {taken.dtype}, got values up to {abs(x).max():g}")
-    return taken
-
-
 def load_sequences(path: str | Path) -> Tensor:
-    """Read a reader's own sequences from a ``.npy`` file that holds an array (sequences, time, features).
-
-    Returns:
-        x: (time, sequences, features).
+    """Read a reader's own ``.npy`` file of numbers (sequences, time, features) as x (time, sequences, features).
 
     Raises:
-        ValueError: there is no such file, it is not a whole ``.npy`` file, or `as_sequences` refuses the array.
+        ValueError: there is no such file, or it is not a whole ``.npy`` file; the array has not three dimensions, no
+            sequence or feature, fewer than 3 steps, or a value that is not a finite number of the default type.
     """
     try:
         with open(path, "rb") as file:
-            array = np.load(file, allow_pickle=False)
+            x = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"cannot read sequences from {path}: {error}") from None
-    if not isinstance(array, np.ndarray):
+    if not isinstance(x, np.ndarray):
         raise ValueError(f"{path} must hold one array, as numpy.save writes it, got an archive of several")
-    return as_sequences(array)
-
-
-def _wrong(x: np.ndarray) -> int:
-    return int((~np.isfinite(x)).sum()) if x.dtype.kind == "f" else x.size
+    if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] < 1:
+        raise ValueError(f"sequences must have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
+    numbers = x if x.dtype.kind in "fiu" else np.full(x.shape, np.nan)
+    taken = torch.as_tensor(numbers.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
+    wrong = taken.numel() - int(torch.isfinite(taken).sum())
+    if wrong:
+        raise ValueError(f"sequences must be finite numbers in {taken.dtype}, got {wrong} of {x.dtype} that are not")
+    return taken

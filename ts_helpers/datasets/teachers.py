@@ -1,65 +1,36 @@
-"""What networks with known time constants make of smoothed noise: the teacher tasks of Quax et al. (2020)."""
+"""Smoothed noise and time constants for the teacher tasks of Quax et al. (2020); the teachers are in the chapters."""
 
 import torch
 from scipy.signal import savgol_filter
-from torch import Tensor
+from torch import Generator, Tensor
+
+from ts_helpers.datasets import at_least
 
 
 def smoothed_noise(
-    n_steps: int,
-    n_sequences: int,
-    features: int,
-    *,
-    window: int = 7,
-    order: int = 3,
-    generator: torch.Generator,
+    n_steps: int, n_sequences: int, features: int, *, window: int = 7, order: int = 3, generator: Generator
 ) -> Tensor:
     """White noise, uniform in (0, 1), smoothed along time by a Savitzky-Golay filter.
 
-    Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Window and order of the filter are open there.
+    It fits a polynomial of an order to a window of steps: odd, above the order, no longer than the sequence.
 
-    Args:
-        n_steps: length of a sequence.
-        n_sequences: how many.
-        features: independent signals in each.
-        window: steps that a polynomial is fitted to, odd.
-        order: of the polynomial.
-        generator: draws the noise.
+    Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Window and order are open there.
 
     Returns:
-        x: (time, sequences, features), with mean 1/2; a few values lie outside (0, 1).
-
-    Raises:
-        ValueError: a size is below 1, the window is even or longer than the sequence, or the order not below the
-            window.
+        x: (time, sequences, features), independent, with mean 1/2; a few values lie outside (0, 1).
     """
-    if min(n_sequences, features) < 1:
-        raise ValueError(f"n_sequences and features must be 1 or more, got {n_sequences=}, {features=}")
+    at_least(1, n_sequences=n_sequences, features=features)
     if window % 2 == 0 or not order < window <= n_steps:
-        raise ValueError(
-            f"window must be odd, above the order and at most n_steps, got {window=}, {order=}, {n_steps=}"
-        )
+        raise ValueError(f"window must be odd, above order and at most n_steps, got {window=}, {order=}, {n_steps=}")
     noise = torch.rand(n_steps, n_sequences, features, generator=generator)
     return torch.as_tensor(savgol_filter(noise.numpy(), window, order, axis=0))
 
 
-def truncated_gaussian(n: int, mean: float, sd: float, *, generator: torch.Generator) -> Tensor:
-    """Draw from a Gaussian cut to (0, 1), by rejection.
+def truncated_gaussian(n: int, mean: float, sd: float, *, generator: Generator) -> Tensor:
+    """Draw (n,) numbers from a Gaussian with a mean in (0, 1) and sd above 0, cut to (0, 1), by rejection.
 
-    Source: Quax, D'Asaro & van Gerven (2020), "Learning individual time constants": mean 0.5, sd 0.1 to 0.3.
-
-    Args:
-        n: how many.
-        mean: of the Gaussian before it is cut, in (0, 1).
-        sd: its standard deviation before it is cut; cut, it is smaller (0.10, 0.19 and 0.24 for 0.1, 0.2 and 0.3
-            around 0.5).
-        generator: draws.
-
-    Returns:
-        (n,), each in (0, 1).
-
-    Raises:
-        ValueError: n is below 1, the mean outside (0, 1), or sd not positive.
+    Source: Quax, D'Asaro & van Gerven (2020), "Learning individual time constants": mean 0.5, sd 0.1 to 0.3. These are
+    the Gaussian's before it is cut; cut, sd is smaller (0.10, 0.19 and 0.24 for 0.1, 0.2 and 0.3 around 0.5).
     """
     if n < 1 or not 0 < mean < 1 or not sd > 0:
         raise ValueError(f"n must be 1 or more, mean in (0, 1) and sd positive, got {n=}, {mean=}, {sd=}")

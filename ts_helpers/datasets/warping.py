@@ -1,4 +1,4 @@
-"""Sequences of letters, each warped in time, and the letter before: the warping tasks of Tallec & Ollivier (2018).
+"""Letters warped in time, with the letter before as target: the warping tasks of Tallec & Ollivier (2018), no network.
 
 Letters are 1 to 9, the dummy 0; `torch.nn.functional.one_hot` with ``ALPHABET`` makes features of them.
 """
@@ -6,7 +6,9 @@ Letters are 1 to 9, the dummy 0; `torch.nn.functional.one_hot` with ``ALPHABET``
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from ts_helpers.datasets import at_least
 
 ALPHABET, DUMMY = 10, 0
 LETTERS = ALPHABET - 1
@@ -20,15 +22,12 @@ def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor
 
     Args:
         letters: (letters, sequences), whole numbers.
-        lengths: the same shape, steps, each 1 or more.
+        lengths: the same shape, steps, each 1 or more, in sum ``n_steps`` or more.
         n_steps: where sequences are cut.
 
     Returns:
         Three tensors (time, sequences): the letter of each step; the letter before that one, the dummy for the first;
         and whether the step is its letter's first.
-
-    Raises:
-        ValueError: a sequence is over before ``n_steps``.
     """
     ends = lengths.cumsum(0)
     if not bool((ends[-1] >= n_steps).all()):
@@ -40,66 +39,39 @@ def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor
     return letters.gather(0, which), before.gather(0, which), starts
 
 
-def warped(
-    n_steps: int, n_sequences: int, least: int, most: int, *, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random letters, each repeated; while one lasts, the letter before it is asked for.
+def warped(n_steps: int, n_sequences: int, least: int, most: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Random letters, each repeated least (1 or more) to most times; while one lasts, the target is the one before it.
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings", and Fig. 2: "remember the previous
     character of a random sequence of characters"; input and output are warped alike, and contiguous letters differ.
     A uniform warping is ``least = most``, a variable one ``least = 1``. Departure: the dummy, one of their 10
-    characters, has no stated place here; it is what is asked for while the first letter lasts, where Fig. 2 has a
-    blank.
-
-    Args:
-        n_steps: where sequences are cut; theirs are 500 long.
-        n_sequences: how many, each with letters and a warping of its own.
-        least: times that a letter is repeated, at the least.
-        most: at the most; every number between is as likely.
-        generator: draws letters and warpings.
+    characters, has no stated place here; it is the target while the first letter lasts, where Fig. 2 has a blank.
+    Theirs are cut at 500 steps. Each sequence has letters and a warping of its own, every length as likely.
 
     Returns:
         x: (time, sequences), whole numbers 1 to 9.
         y: the same shape, 0 to 9. Knowing x at the same step only, the best guess scores a cross entropy of
             `MEMORYLESS`, log 8 = 2.08, over the steps where y is not the dummy (``ignore_index=DUMMY``), and
             `memoryless_warped` over all steps.
-
-    Raises:
-        ValueError: a size is below 1, or not ``1 <= least <= most``.
     """
-    _check(n_steps, n_sequences, least, most, 1)
-    present, before, _ = _draw(n_steps, n_sequences, least, most, generator)
+    present, before, _ = _draw(n_steps, n_sequences, least, most, 1, generator)
     return present, before
 
 
-def padded(
-    n_steps: int, n_sequences: int, least: int, most: int, *, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random letters, each followed by dummies; at each letter, the one before it is asked for.
+def padded(n_steps: int, n_sequences: int, least: int, most: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Random letters, each followed by least (0 or more) to most dummies; at each, the target is the one before it.
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings": "each time the input is nonzero, the
     network has to output the previous nonzero character seen". A uniform padding is ``least = most``, a variable one
     ``least = 1``. Departure: what to output elsewhere is open there; ours is not scored. That fits the axes of their
     Fig. 1, which reach 2.5 for paddings up to 100; a mean over all steps would shrink with the padding.
 
-    Args:
-        n_steps: where sequences are cut; theirs are 500 long.
-        n_sequences: how many, each with letters and a padding of its own.
-        least: dummies that follow a letter, at the least.
-        most: at the most; every number between is as likely.
-        generator: draws letters and paddings.
-
     Returns:
         x: (time, sequences), whole numbers 0 to 9.
         y: the same shape; the dummy where there is no letter or none before, to be left out of the loss with
-            ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores a cross entropy of
-            `MEMORYLESS`, log 8 = 2.08, over the others.
-
-    Raises:
-        ValueError: a size is below 1, or not ``0 <= least <= most``.
+            ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores `MEMORYLESS` over the others.
     """
-    _check(n_steps, n_sequences, least, most, 0)
-    present, before, starts = _draw(n_steps, n_sequences, least + 1, most + 1, generator)
+    present, before, starts = _draw(n_steps, n_sequences, least, most, 0, generator)
     return present.where(starts, DUMMY), before.where(starts, DUMMY)
 
 
@@ -108,23 +80,20 @@ def memoryless_warped(n_steps: int, least: int, most: int) -> float:
 
     .. math:: H(q) + (1 - q) \log 8, \qquad q = \mathrm{E}[\min(D, n)] / n
 
-    with q the share of the n steps that the first letter takes by lasting D of them, where the dummy is asked for, and
+    with q the share of the n steps that the first letter takes by lasting D of them, where the target is the dummy, and
     H(q) the entropy, in nats, of whether it is.
     """
     q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
     return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
 
 
-def _check(n_steps: int, n_sequences: int, least: int, most: int, lowest: int) -> None:
-    if min(n_steps, n_sequences) < 1:
-        raise ValueError(f"n_steps and n_sequences must be 1 or more, got {n_steps=}, {n_sequences=}")
+def _draw(
+    n_steps: int, n_sequences: int, least: int, most: int, lowest: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    at_least(1, n_steps=n_steps, n_sequences=n_sequences)
     if not lowest <= least <= most:
         raise ValueError(f"least and most must be such that {lowest} <= least <= most, got {least=}, {most=}")
-
-
-def _draw(
-    n_steps: int, n_sequences: int, least: int, most: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+    least, most = least + 1 - lowest, most + 1 - lowest  # steps that a letter takes, with its dummies
     shape = -(-n_steps // least), n_sequences  # enough letters even where each lasts least
     moves = torch.randint(1, LETTERS, shape, generator=generator)  # along a circle of letters, never 0
     moves[0] = torch.randint(LETTERS, (n_sequences,), generator=generator)
