@@ -1,346 +1,881 @@
+"""Every cell of the book and what holds for it: its paper's equation, its limits, and that compiled it is the same."""
+
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 
-from ts_helpers.cells import CTRNNCell, MTRNNCell, unroll
+from ts_helpers import cells
+from ts_helpers.cells import ARUStack, identity, unroll
+from ts_helpers.engine import compiled
+from ts_helpers.engine.lanes import LARGEST
 from ts_helpers.timescales import Clamped, Direct, Gate, LogTau
 
-
-def cell_of(input_size=2, hidden_size=3, alpha=0.3, dial=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return CTRNNCell(input_size, hidden_size, alpha, dial or Direct(), generator=generator).double()
+F64 = torch.float64
 
 
-def numpy_leaky(U, W, alpha, x, u):
-    """Eqs. 2 and 3 of Matsuki & Shibata (2018), neuron by neuron, with an input."""
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0, dtype=F64):
+    return torch.randn(*shape, generator=seeded(seed), dtype=F64).to(dtype)
+
+
+# The cells
+
+
+def of(cell, features=2, units=4, *more, seed=0, **how):
+    return cell(features, units, *more, generator=seeded(seed), **how)
+
+
+def ctrnn(features=2, units=4, dial=Direct, alpha=0.3, seed=0):
+    return of(cells.CTRNNCell, features, units, alpha, dial(), seed=seed)
+
+
+def mtrnn(features=2, units=6, dial=Clamped, layers=3, update="simultaneous", tau=None, seed=0):
+    upper = [max(1, units // layers)] * (layers - 1)
+    sizes = [max(1, units - sum(upper)), *upper]
+    tau = tau or [2.0 + 1.5 * k for k in range(layers)]
+    return of(cells.MTRNNCell, features, sizes, tau, dial(), update=update, seed=seed)
+
+
+def aru(features=2, units=4, dial=Direct, alpha_s=0.3, alpha_r=0.7, f=torch.sigmoid, per_unit=False, scale=1, seed=0):
+    if per_unit:
+        alpha_s, alpha_r = torch.linspace(0.1, 0.6, units), torch.linspace(0.9, 0.2, units)
+    return of(cells.ARUCell, features, units, alpha_s, alpha_r, dial(), f=f, scale=scale, seed=seed)
+
+
+def stack(features=2, units=5, dial=Direct, f=torch.sigmoid, per_unit=False):
+    above = max(1, units // 2)
+    below = max(1, units - above)
+    lower = aru(features + above, below, dial, 0.8, 0.6, f, per_unit, seed=1)
+    return ARUStack(lower, aru(below, above, dial, 0.2, 0.5, f, per_unit, seed=2))
+
+
+def leaky(features=2, units=4, dial=Direct, per_unit=False, alpha=0.3, seed=0):
+    alpha = torch.linspace(0.1, 0.9, units) if per_unit else alpha
+    return of(cells.LeakyRNNCell, features, units, alpha, dial(), seed=seed)
+
+
+rnn, gated, gru = (partial(of, cell) for cell in (cells.RNNCell, cells.GatedCell, cells.GRU))
+FUNCTIONS = {
+    torch.sigmoid: lambda h: 1 / (1 + np.exp(-h)),
+    torch.tanh: np.tanh,
+    torch.relu: lambda h: np.maximum(h, 0),
+    identity: lambda h: h,
+    torch.sin: np.sin,  # not compiled
+}
+KINDS = {"ctrnn": ctrnn}
+for n in (1, 2, 3, 4):
+    KINDS |= {f"mtrnn {u}, {n}": partial(mtrnn, layers=n, update=u) for u in ("simultaneous", "sequential")}
+for f in FUNCTIONS:
+    KINDS[f"aru {f.__name__}"], KINDS[f"stack {f.__name__}"] = partial(aru, f=f), partial(stack, f=f)
+KINDS |= {f"{make.__name__} per unit": partial(make, per_unit=True) for make in (aru, stack, leaky)}
+KINDS |= dict(rnn=rnn, leaky=leaky, gated=gated, gru=gru) | {"gated shared": partial(gated, shared=True)}
+COMPILED = [kind for kind in KINDS if kind != "gru" and "sin" not in kind.split(" ")]
+WITH_READ_OUT = [kind for kind in COMPILED if kind.startswith(("mtrnn simultaneous", "aru", "stack"))]
+WITH_DIALS = [kind for kind in KINDS if not kind.startswith(("rnn", "gated", "gru"))]
+FEW = ["ctrnn", "mtrnn simultaneous, 3", "mtrnn sequential, 3", "aru sigmoid", "leaky", "gated"]  # one of each sort
+
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+EVERY_COMPILED = pytest.mark.parametrize("kind", COMPILED)
+EVERY_SORT = pytest.mark.parametrize("kind", FEW)
+BOTH_TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+DIALS = pytest.mark.parametrize("dial", [Direct, LogTau, Gate, Clamped, partial(Clamped, 0)])
+
+
+def stepped(cell, x, state):
     states = []
     for x_t in x:
-        new = np.empty_like(u)
-        for b in range(u.shape[0]):
-            for j in range(u.shape[1]):
-                drive = sum(W[j, i] * np.tanh(u[b, i]) for i in range(u.shape[1]))
-                drive += sum(U[j, i] * x_t[b, i] for i in range(x.shape[2]))
-                new[b, j] = (1 - alpha[j]) * u[b, j] + alpha[j] * drive
-        u = new
-        states.append(u)
-    return np.stack(states)
-
-
-def test_leaky_step_equals_numpy_transcription():
-    cell = cell_of(alpha=torch.tensor([0.1, 0.5, 1.0]))
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(7, 4, 2, generator=generator, dtype=torch.float64)
-    u = torch.randn(4, 3, generator=generator, dtype=torch.float64)
-    expected = numpy_leaky(*(p.detach().numpy() for p in (cell.U, cell.W, cell.alpha, x, u)))
-    np.testing.assert_allclose(unroll(cell, x, u).detach().numpy(), expected, rtol=1e-12)
-
-
-def test_leaky_holds_state_when_tau_is_huge():
-    cell = cell_of(dial=LogTau(0.01), alpha=1e-12)
-    u = torch.ones(1, 3, dtype=torch.float64)
-    torch.testing.assert_close(unroll(cell, torch.ones(100, 1, 2).double(), u)[-1], u)
-
-
-def test_leaky_forgets_at_once_when_alpha_is_one():
-    cell = cell_of(alpha=1.0, dial=Clamped())
-    with torch.no_grad():
-        cell.W.zero_()
-    x = torch.ones(1, 1, 2).double()
-    torch.testing.assert_close(unroll(cell, x, torch.full((1, 3), 9.0).double())[0], x[0] @ cell.U.T)
-
-
-@pytest.mark.parametrize("dial", [Direct(), LogTau(0.1), Gate(), Clamped()], ids=lambda d: type(d).__name__)
-def test_leaky_gradients_pass_gradcheck(dial):
-    cell = cell_of(dial=dial)
-    raw = cell.parametrizations.alpha.original.detach().clone().requires_grad_(True)
-    x = torch.randn(5, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-    def states(raw):
-        names = {"parametrizations.alpha.original": raw}
-        u = torch.zeros(2, 3, dtype=torch.float64)
-        for x_t in x:
-            u = torch.func.functional_call(cell, names, (x_t, u))
-        return u
-
-    assert torch.autograd.gradcheck(states, raw)
-
-
-@pytest.mark.parametrize("trainable", [True, False])
-def test_leaky_tau_moves_only_when_trainable(trainable):
-    cell = cell_of(dial=LogTau(0.1))
-    raw = cell.parametrizations.alpha.original.requires_grad_(trainable)
-    before = raw.detach().clone()
-    optimizer = torch.optim.SGD([p for p in cell.parameters() if p.requires_grad], lr=0.1)
-    unroll(cell, torch.ones(5, 1, 2).double()).sum().backward()
-    optimizer.step()
-    assert torch.equal(raw.detach(), before) != trainable
-
-
-def test_unroll_gives_the_same_gradients_as_a_plain_loop():
-    x = torch.ones(6, 1, 2).double()
-    one, other = cell_of(dial=Gate()), cell_of(dial=Gate())
-    unroll(one, x)[-1].sum().backward()
-    u = torch.zeros(1, 3).double()
-    for x_t in x:
-        u = other(x_t, u)
-    u.sum().backward()
-    for p, q in zip(one.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
-
-
-def test_leaky_repeats_with_its_seed():
-    assert torch.equal(cell_of(seed=3).W, cell_of(seed=3).W)
-    assert not torch.equal(cell_of(seed=3).W, cell_of(seed=4).W)
-
-
-def test_leaky_without_input_listens_only_to_itself():
-    cell = cell_of(input_size=0)
-    states = unroll(cell, torch.zeros(4, 2, 0).double(), torch.ones(2, 3).double())
-    assert states.shape == (4, 2, 3)
-
-
-def test_leaky_rejects_bad_sizes():
-    with pytest.raises(ValueError, match="hidden_size=0"):
-        cell_of(hidden_size=0)
-
-
-def test_leaky_rejects_alpha_outside_its_dial():
-    with pytest.raises(ValueError, match="got 1.5"):
-        cell_of(alpha=1.5, dial=Gate())
-
-
-@pytest.mark.parametrize("shape", [(3, 2), (0, 1, 2)])
-def test_unroll_rejects_input_that_is_no_sequence(shape):
-    with pytest.raises(ValueError, match="x must have shape"):
-        unroll(cell_of(), torch.zeros(shape).double())
-
-
-def mtrnn_of(layers=(3, 2, 4), tau=None, dial=None, update="simultaneous", input_size=2, seed=0):
-    tau = tau or [2.0 + 1.5 * k for k in range(len(layers))]
-    generator = torch.Generator().manual_seed(seed)
-    return MTRNNCell(input_size, layers, tau, dial or Clamped(), update=update, generator=generator).double()
-
-
-def numpy_mtrnn(cell, tau, x, h):
-    """Section 2.1 of Benureau & Tani (2018), layer by layer and neuron by neuron; all layers side by side."""
-    L, S, H, b = ([p.detach().numpy() for p in ps] for ps in (cell.L, cell.S, cell.H, cell.b))
-    x, h, starts = x.numpy(), h.numpy(), np.cumsum([0, *cell.layers])
-    states = []
-    for x_t in x:
-        new = h.copy()
-        for s in range(h.shape[0]):
-            for k, n in enumerate(cell.layers):
-                source = new if cell.update == "sequential" else h  # the layer below: as it has become, or as it was
-                for j in range(n):
-                    drive = b[k][j]
-                    if k == 0:
-                        for i in range(x.shape[2]):
-                            drive += L[0][j, i] * x_t[s, i]
-                    else:
-                        for i in range(cell.layers[k - 1]):
-                            drive += L[k][j, i] * np.tanh(source[s, starts[k - 1] + i])
-                    for i in range(n):
-                        drive += S[k][j, i] * np.tanh(h[s, starts[k] + i])
-                    if k + 1 < len(cell.layers):
-                        for i in range(cell.layers[k + 1]):
-                            drive += H[k][j, i] * np.tanh(h[s, starts[k + 1] + i])
-                    place = s, starts[k] + j
-                    new[place] = (1 - 1 / tau[k]) * h[place] + 1 / tau[k] * drive
-        h = new
-        states.append(h)
-    return np.stack(states)
-
-
-def mtrnn_data(cell, time=5, batch=3, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(time, batch, cell.L[0].shape[1], generator=generator, dtype=torch.float64)
-    return x, torch.randn(batch, sum(cell.layers), generator=generator, dtype=torch.float64)
-
-
-def stepped(cell, x, h):
-    states = []
-    for x_t in x:
-        h = cell(x_t, h)
-        states.append(h)
+        state = cell(x_t, state)
+        states.append(state)
     return torch.stack(states)
 
 
-NO_FLOOR = pytest.param(lambda: Clamped(0), id="no floor")
-ORDERS = pytest.mark.parametrize("update", ["simultaneous", "sequential"])
-STACKS = pytest.mark.parametrize("layers", [(3,), (2, 3), (3, 2, 4), (2, 1, 3, 2)], ids=len)
+class Unrolled(nn.Module):
+    """A cell unrolled, or for comparison stepped in a loop, with a read-out or without."""
+
+    def __init__(self, cell, read, loop):
+        super().__init__()
+        self.cell, self.read, self.loop = cell, read, loop
+
+    def forward(self, x, state, V, c):
+        if not self.loop:
+            return unroll(self.cell, x, state, read_out=(V, c) if self.read else None)
+        states = stepped(self.cell, x, state)
+        if not self.read:
+            return states
+        return (self.cell.activity(states) if hasattr(self.cell, "activity") else states) @ V.T + c
 
 
-@ORDERS
-@STACKS
-def test_mtrnn_equals_numpy_transcription(layers, update):
-    tau = [2.0, 5.0, 1.25, 30.0][: len(layers)]
-    cell = mtrnn_of(layers, tau, update=update)
-    x, h = mtrnn_data(cell)
-    cell.alpha = 1 / torch.tensor(tau, dtype=torch.float64)  # the constructor's are single precision
-    expected = numpy_mtrnn(cell, tau, x, h)
-    np.testing.assert_allclose(stepped(cell, x, h).detach().numpy(), expected, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(unroll(cell, x, h).detach().numpy(), expected, rtol=1e-12, atol=1e-14)
+class Case:
+    """A cell with an input, a state before the first step, a read-out and weights of its own, all drawn anew.
+
+    Attributes:
+        tensors: by name, ``x``, ``state``, ``V``, ``c`` and the parameters; networks first if there are several.
+    """
+
+    def __init__(self, kind, time=6, batch=3, features=2, units=4, outputs=2, networks=None, dtype=F64):
+        self.cell, self.networks = KINDS[kind](features, units).to(dtype), networks
+        stacked, generator = (networks,) if networks else (), seeded()
+
+        def draw(*shape):
+            return torch.randn((*stacked, *shape), generator=generator, dtype=F64)
+
+        state = self.cell.initial_state(torch.zeros(1, features)).shape[1]
+        shown = state // 2 if kind.startswith(("aru", "stack")) else state
+        made = dict(x=draw(time, batch, features), state=draw(batch, state), V=draw(outputs, shown), c=draw(outputs))
+        for name, p in self.cell.named_parameters():
+            drawn = draw(*p.shape) / max(1, p.shape[-1]) ** 0.5 if p.ndim > 1 else draw(*p.shape)
+            if "alpha" in name:
+                drawn = 1 + drawn.exp() if kind.startswith("mtrnn") else drawn.sigmoid()  # tau, or alpha
+            made[f"cell.{name}"] = drawn
+        self.tensors = {name: tensor.to(dtype) for name, tensor in made.items()}
+
+    def changed(self, change, **attributes):
+        """The same with other tensors."""
+        case = copy.copy(self)
+        case.tensors = {name: change(tensor) for name, tensor in self.tensors.items()}
+        case.__dict__ |= attributes
+        return case
+
+    def outputs(self, tensors=None, read=False, loop=False, dims=0):
+        """States or outputs, compiled or of torch's own operations in a loop; several networks at once."""
+        tensors, module = tensors or self.tensors, Unrolled(self.cell, read, loop)
+
+        def one(tensors):
+            given = [tensors[name] for name in ("x", "state", "V", "c")]
+            return functional_call(module, {k: v for k, v in tensors.items() if k.startswith("cell.")}, tuple(given))
+
+        return torch.vmap(one, (dims,))(tensors) if self.networks else one(tensors)
+
+    def made(self, read=False, loop=False, dims=0):
+        """The outputs, and the gradient of a random weighing of them with respect to every tensor, by name."""
+        tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.tensors.items()}
+        y = self.outputs(tensors, read, loop, dims)
+        weights = normal(*y.shape, seed=7, dtype=y.dtype)
+        grads = torch.autograd.grad((y * weights).sum(), list(tensors.values()), materialize_grads=True)
+        return {"outputs": y.detach()} | dict(zip(tensors, grads, strict=True))
 
 
-def test_mtrnn_orders_differ_only_where_there_is_a_layer_below():
-    for layers, same in (((3,), True), ((3, 2), False)):
-        made = [unroll(c, *mtrnn_data(c)) for c in (mtrnn_of(layers, update=u) for u in ("simultaneous", "sequential"))]
-        assert torch.allclose(*made) == same
+def assert_same(ours, theirs, tolerance, of_largest=False):
+    for name, expected in theirs.items():
+        scale = float(expected.abs().max()) if of_largest and expected.numel() else 1.0
+        bounds = dict(rtol=0 if of_largest else tolerance, atol=tolerance * scale)
+        torch.testing.assert_close(ours[name].double(), expected, **bounds, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@ORDERS
-@pytest.mark.parametrize("time", [1, 2, 9])
-@STACKS
-def test_mtrnn_unroll_equals_stepping_cell_by_cell(layers, time, update):
-    cell = mtrnn_of(layers, update=update)
-    x, h = (t.requires_grad_(True) for t in mtrnn_data(cell, time))
-    made = []
-    for states in (unroll(cell, x, h), stepped(cell, x, h)):
-        weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-        wanted = [x, h, *cell.parameters()]
-        grads = torch.autograd.grad((states * weights).sum(), wanted)
-        made.append((states, grads))
-    torch.testing.assert_close(*made, rtol=1e-10, atol=1e-12)
+def assert_equal(ours, theirs, where=...):
+    assert [k for k in theirs if not torch.equal(ours[k][where], theirs[k][where])] == []
 
 
-@ORDERS
-def test_mtrnn_in_single_precision_unrolls_as_it_steps(update):
-    cell = mtrnn_of((25, 25, 25), (100, 8, 4), update=update, input_size=1).float()
-    x, h = (t.float() for t in mtrnn_data(cell, time=100, batch=5))
-    torch.testing.assert_close(unroll(cell, x, h), stepped(cell, x, h), rtol=1e-4, atol=1e-5)
+# Each cell against the equation of its paper, written unit by unit in NumPy; of one sequence, states after each step
 
 
-def test_mtrnn_dense_matrix_equals_the_layers():
-    cell = mtrnn_of((3, 2, 4))
-    dense, (x, h) = cell.dense(), mtrnn_data(cell, time=1)
-    assert dense.shape == (9, 9)
-    assert not bool(dense[:3, 5:].any())  # the ends do not hear each other
-    assert not bool(dense[5:, :3].any())
-    alpha = cell.alpha.repeat_interleave(torch.tensor([3, 2, 4]))
-    heard = torch.cat([x[0] @ cell.L[0].T, h.new_zeros(3, 6)], 1)
-    whole = (1 - alpha) * h + alpha * (torch.tanh(h) @ dense.T + heard + torch.cat(list(cell.b)))
-    torch.testing.assert_close(whole, cell(x[0], h))
+def array(tensor):
+    return tensor.detach().numpy()
 
 
-@ORDERS
-@pytest.mark.parametrize("dial", [Clamped, NO_FLOOR, LogTau, Direct, Gate])
-def test_mtrnn_gradients_pass_gradcheck(dial, update):
-    cell = mtrnn_of((2, 1, 2), (1.5, 4.0, 9.0), dial(), update, input_size=1)
-    x, h = mtrnn_data(cell, time=4, batch=2)
-    names = [name for name, _ in cell.named_parameters()]
-
-    class Unrolled(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.cell = cell
-
-        def forward(self, x, h):
-            return unroll(self.cell, x, h)
-
-    def states(x, h, *values):
-        parameters = {f"cell.{name}": value for name, value in zip(names, values, strict=True)}
-        return torch.func.functional_call(Unrolled(), parameters, (x, h))
-
-    tensors = [t.detach().clone().requires_grad_(True) for t in (x, h, *cell.parameters())]
-    assert torch.autograd.gradcheck(states, tensors)
+def numpy_ctrnn(cell, x, u):
+    """Eqs. 2 and 3 of Matsuki & Shibata (2018), neuron by neuron, with an input."""
+    U, W, alpha, n = array(cell.U), array(cell.W), array(cell.alpha), len(u)
+    for x_t in x:
+        new = np.empty_like(u)
+        for j in range(n):
+            drive = sum(W[j, i] * np.tanh(u[i]) for i in range(n)) + sum(U[j, i] * x_t[i] for i in range(len(x_t)))
+            new[j] = (1 - alpha[j]) * u[j] + alpha[j] * drive
+        yield (u := new)
 
 
-@ORDERS
-def test_mtrnn_tau_below_its_floor_has_no_gradient(update):
-    cell = mtrnn_of((2, 2), (1.5, 4.0), update=update)
-    raw = cell.parametrizations.alpha.original
-    with torch.no_grad():
-        raw[0] = 0.7
-    unroll(cell, *mtrnn_data(cell)).square().sum().backward()
-    assert raw.grad[0] == 0
-    assert raw.grad[1] != 0
+def numpy_mtrnn(cell, x, h):
+    """Section 2.1 of Benureau & Tani (2018), layer by layer and neuron by neuron; all layers side by side."""
+    L, S, H, b = ([array(p) for p in ps] for ps in (cell.L, cell.S, cell.H, cell.b))
+    tau, starts = 1 / array(cell.alpha), np.cumsum([0, *cell.layers])
+    for x_t in x:
+        new = h.copy()
+        for k, n in enumerate(cell.layers):
+            source = new if cell.update == "sequential" else h  # the layer below: as it has become, or as it was
+            for j in range(n):
+                drive = b[k][j]
+                if k == 0:
+                    drive += sum(L[0][j, i] * x_t[i] for i in range(len(x_t)))
+                else:
+                    drive += sum(L[k][j, i] * np.tanh(source[starts[k - 1] + i]) for i in range(cell.layers[k - 1]))
+                drive += sum(S[k][j, i] * np.tanh(h[starts[k] + i]) for i in range(n))
+                if k + 1 < len(cell.layers):
+                    drive += sum(H[k][j, i] * np.tanh(h[starts[k + 1] + i]) for i in range(cell.layers[k + 1]))
+                place = starts[k] + j
+                new[place] = (1 - 1 / tau[k]) * h[place] + 1 / tau[k] * drive
+        yield (h := new)
 
 
-@pytest.mark.parametrize("trainable", [True, False])
-@pytest.mark.parametrize("dial", [Clamped, LogTau])
-def test_mtrnn_tau_moves_only_when_trainable(dial, trainable):
-    cell = mtrnn_of(dial=dial())
-    raw = cell.parametrizations.alpha.original.requires_grad_(trainable)
-    before, weights = raw.detach().clone(), cell.S[0].detach().clone()
-    optimizer = torch.optim.SGD([p for p in cell.parameters() if p.requires_grad], lr=0.1)
-    unroll(cell, *mtrnn_data(cell)).sum().backward()
-    optimizer.step()
-    assert bool((raw.detach() != before).all()) == trainable
-    assert not torch.equal(cell.S[0], weights)
+def aru_step(cell, x, I, r):  # noqa: E741
+    """Eqs. 12 and 13 of Quax et al. (2020); b is the weight of the constant input 1."""
+    U, W, b = array(cell.U), array(cell.W), array(cell.b)
+    alpha_s, alpha_r = (array(a.expand_as(cell.b)) for a in (cell.alpha_s, cell.alpha_r))
+    I_new, r_new = np.empty_like(I), np.empty_like(r)
+    for n in range(len(b)):
+        drive = b[n] + sum(W[n, i] * r[i] for i in range(len(r))) + sum(U[n, i] * x[i] for i in range(len(x)))
+        I_new[n] = (1 - alpha_s[n]) * I[n] + alpha_s[n] * drive
+        r_new[n] = (1 - alpha_r[n]) * r[n] + alpha_r[n] * FUNCTIONS[cell.f](I_new[n])
+    return I_new, r_new
 
 
-def test_mtrnn_reads_the_time_constants_it_was_given():
-    cell = mtrnn_of(tau=(100, 8, 4))
-    torch.testing.assert_close(1 / cell.alpha, torch.tensor([100.0, 8, 4], dtype=torch.float64), rtol=1e-6, atol=0)
+def numpy_aru(cell, x, state):
+    I, r = np.split(state, 2)  # noqa: E741
+    for x_t in x:
+        I, r = aru_step(cell, x_t, I, r)  # noqa: E741
+        yield np.concatenate([I, r])
 
 
-def test_mtrnn_takes_a_floor_of_any_height():
-    cell = mtrnn_of(tau=(8, 4, 16), dial=Clamped(4))
-    torch.testing.assert_close(1 / cell.alpha, torch.tensor([8.0, 4, 16], dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"alpha of a Clamped dial must lie in \(0, 0.25\], got 0.5"):
-        mtrnn_of(tau=(8, 2, 16), dial=Clamped(4))
+def numpy_stack(cell, x, state):
+    """Fig. 8A of Quax et al. (2020): both layers step at once, and receive each other's rates of a step ago."""
+    n, m = len(cell.lower.b), len(cell.upper.b)
+    I_1, I_2, r_1, r_2 = np.split(state, [n, n + m, 2 * n + m])
+    for x_t in x:
+        lower, upper = aru_step(cell.lower, [*x_t, *r_2], I_1, r_1), aru_step(cell.upper, r_1, I_2, r_2)
+        (I_1, r_1), (I_2, r_2) = lower, upper
+        yield np.concatenate([I_1, I_2, r_1, r_2])
 
 
-def test_mtrnn_holds_state_when_tau_is_huge():
-    cell = mtrnn_of(tau=(1e12, 1e12, 1e12))
-    x, h = mtrnn_data(cell, time=20)
-    torch.testing.assert_close(unroll(cell, x, h)[-1], h)
+def numpy_gated(cell, x, h):
+    """Eqs. 9 and 10 of Tallec & Ollivier (2018), unit by unit; Eq. 5 with a leak rate and Eq. 2 without."""
+    U, W, b, n = array(cell.U), array(cell.W), array(cell.b), len(h)
+    for x_t in x:
+        new = np.empty_like(h)
+        for i in range(n):
+            drive = b[i] + sum(U[i, j] * x_t[j] for j in range(len(x_t))) + sum(W[i, j] * h[j] for j in range(n))
+            if isinstance(cell, cells.GatedCell):
+                U_g, W_g, b_g = array(cell.U_g), array(cell.W_g), array(cell.b_g)
+                k = min(i, len(b_g) - 1)  # one gate for all, or one each
+                for_gate = sum(U_g[k, j] * x_t[j] for j in range(len(x_t))) + sum(W_g[k, j] * h[j] for j in range(n))
+                g = 1 / (1 + np.exp(-for_gate - b_g[k]))
+            else:
+                g = array(cell.alpha.expand(n))[i] if isinstance(cell, cells.LeakyRNNCell) else 1.0
+            new[i] = g * np.tanh(drive) + (1 - g) * h[i]
+        yield (h := new)
 
 
-def test_mtrnn_starts_at_zero_unless_told_otherwise():
-    cell = mtrnn_of()
-    x, _ = mtrnn_data(cell)
-    assert torch.equal(unroll(cell, x), unroll(cell, x, torch.zeros(3, 9).double()))
+def numpy_gru(cell, x, h):
+    """`torch.nn.GRU`, of other hands."""
+    theirs = nn.GRU(x.shape[1], len(h)).double()
+    theirs.load_state_dict({f"{name}_l0": p for name, p in cell.gru.named_parameters()})
+    return array(theirs(torch.as_tensor(x)[:, None], torch.as_tensor(h)[None, None])[0][:, 0])
 
 
-def test_mtrnn_weights_repeat_with_their_seed_and_stay_within_their_bound():
-    one, same, other = mtrnn_of(seed=3), mtrnn_of(seed=3, tau=(9, 9, 9), update="sequential"), mtrnn_of(seed=4)
-    for name in ("L", "S", "H", "b"):
-        for p, q, r in zip(*(getattr(cell, name) for cell in (one, same, other)), strict=True):
-            assert torch.equal(p, q)
-            assert not torch.equal(p, r)
-            fan_in = p.shape[-1] if name != "b" else len(p)
-            assert float(p.detach().abs().max()) <= fan_in**-0.5
-    assert [tuple(p.shape) for p in one.H] == [(3, 2), (2, 4)]  # the top hears nothing above
+ORACLES = dict(ctrnn=numpy_ctrnn, mtrnn=numpy_mtrnn, aru=numpy_aru, stack=numpy_stack, gru=numpy_gru)
+
+
+@EVERY_KIND
+def test_cell_equals_numpy_transcription_stepped_and_unrolled(kind):
+    case = Case(kind, units=6)
+    cell, (x, state, V, c, *weights) = case.cell, case.tensors.values()
+    cell.load_state_dict(dict(zip(dict(cell.named_parameters()), weights, strict=True)))
+    oracle = ORACLES.get(kind.split(" ")[0], numpy_gated)
+    expected = np.stack([np.stack(list(oracle(cell, array(x[:, k]), array(state[k])))) for k in range(len(state))], 1)
+    shown = expected
+    if kind.startswith(("ctrnn", "mtrnn")):
+        shown = np.tanh(expected)
+    elif kind.startswith(("aru", "stack")):
+        shown = np.split(expected, 2, -1)[1]
+    read = np.array([[array(V) @ a + array(c) for a in a_t] for a_t in shown])
+    for made, wanted in (
+        (stepped(cell, x, state), expected),
+        (unroll(cell, x, state), expected),
+        (unroll(cell, x, state, read_out=(V, c)), read),
+    ):
+        np.testing.assert_allclose(array(made), wanted, rtol=1e-12, atol=1e-12)
+
+
+# Compiled against stepped
+
+SHAPES = [
+    dict(),
+    dict(time=1),
+    dict(batch=1),
+    dict(features=1, units=1, batch=1),
+    dict(batch=4, units=16),  # whole tiles and vectors
+    dict(batch=5, features=19, units=37),  # a row and a vector left over
+    dict(batch=15, units=13, features=7, outputs=6),  # every width of product that is held in registers
+]
+SIZES = ("time", "batch", "features", "units", "outputs")
+SHAPES += [dict(zip(SIZES, sizes, strict=True)) for sizes in np.random.default_rng(0).integers(1, 25, (2, 5)).tolist()]
+BLOCKS = dict(time=30, batch=4, features=50, units=41, outputs=50)  # products that go to BLAS in parts
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@EVERY_COMPILED
+def test_unroll_equals_stepping_in_outputs_and_gradients(kind, shape):
+    for networks in (None, 9):  # alone; eight at a time and one
+        for read in (False, True) if kind in WITH_READ_OUT or not shape else (False,):
+            case = Case(kind, **shape, networks=networks)
+            assert_same(case.made(read), case.made(read, loop=True), 1e-10)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(input_size=0), r"input_size and every layer must be 1 or more, got input_size=0, layers=\(3, 2, 4\)"),
-        (dict(layers=()), r"every layer must be 1 or more, got input_size=2, layers=\(\)"),
-        (dict(layers=(3, 0), tau=(2, 4)), r"every layer must be 1 or more, got .*layers=\(3, 0\)"),
-        (dict(tau=(2, 4)), "tau must have one number a layer, 3, got 2"),
-        (dict(update="random"), "update must be simultaneous or sequential, got 'random'"),
-        (dict(tau=(2, 4, 0.5)), r"alpha of a Clamped dial must lie in \(0, 1\], got 2"),
-        (dict(tau=(2, 4, -8)), r"alpha of a Clamped dial must lie in \(0, 1\], got -0.125"),
-        (dict(tau=(2, 4, 3), dial=Clamped(1.5), layers=(1, 1)), "tau must have one number a layer, 2, got 3"),
-    ],
+    ("kind", "shape", "read"),
+    [(kind, BLOCKS, True) for kind in ("aru tanh", "ctrnn", "mtrnn simultaneous, 3")]
+    + [("aru sigmoid", BLOCKS, False), ("aru relu", dict(units=LARGEST + 1, networks=9), True)]
+    + [("ctrnn", dict(features=0, networks=networks), False) for networks in (None, 9)],
+    ids=str,
 )
-def test_mtrnn_refuses_what_it_cannot_use(change, message):
-    with pytest.raises(ValueError, match=message):
-        mtrnn_of(**change)
+def test_large_networks_and_those_without_input_unroll_as_they_step(kind, shape, read):
+    case = Case(kind, **shape)
+    assert_same(case.made(read), case.made(read, loop=True), 1e-9)
 
 
-# Read-outs
+@pytest.mark.parametrize("networks", [None, 9])
+@EVERY_COMPILED
+def test_single_precision_is_right_to_1e_5_of_the_largest(kind, networks):
+    case = Case(kind, time=50, batch=5, units=25, networks=networks, dtype=torch.float32)
+    for name, weights in case.tensors.items():
+        if name.startswith(("cell.S", "cell.W", "cell.lower.W", "cell.upper.W")):
+            weights.div_(4)  # no chaos to blow errors up
+    read = kind in WITH_READ_OUT
+    ours = case.made(read)
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+    exact = case.changed(torch.Tensor.double, cell=copy.deepcopy(case.cell).double())
+    assert_same(ours, exact.made(read, loop=True), 1e-5, of_largest=True)
 
 
-@pytest.mark.parametrize("kind", ["leaky", "simultaneous", "sequential"])
-def test_read_out_equals_a_linear_map_of_the_activity(kind):
-    cell = cell_of() if kind == "leaky" else mtrnn_of((2, 1), update=kind)
-    generator = torch.Generator().manual_seed(3)
-    x, u, V, c = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        for shape in ((6, 4, 2), (4, 3), (5, 3), (5,))
-    )
-    expected = torch.stack([torch.tanh(h) @ V.T + c for h in stepped(cell, x, u)])
-    assert expected.shape == (6, 4, 5)
-    made = [(y, torch.autograd.grad(y.square().sum(), [x, u, V, c, *cell.parameters()]))
-            for y in (unroll(cell, x, u, read_out=(V, c)), expected)]  # fmt: skip
-    torch.testing.assert_close(*made, rtol=1e-10, atol=1e-12)
+@pytest.mark.parametrize("networks", [None, 8])
+@pytest.mark.parametrize("alphas", [(0.001, 0.001), (1.3, 1.3), (0.001, 1.3), (1.0, 1.0)], ids=str)
+def test_adaptive_units_are_right_at_extreme_alphas(alphas, networks):
+    case = Case("aru per unit", time=20, networks=networks)
+    for which, alpha in zip("sr", alphas, strict=True):
+        case.tensors[f"cell.parametrizations.alpha_{which}.original"].fill_(alpha)
+    assert_same(case.made(read=True), case.made(read=True, loop=True), 1e-10)
 
 
-def test_read_out_of_a_cell_without_activity_reads_its_state():
+@BOTH_TYPES
+@pytest.mark.parametrize("f", [f for f in FUNCTIONS if f is not torch.sin], ids=lambda f: f.__name__)
+def test_compiled_activation_is_right_everywhere(f, dtype):
+    far = torch.logspace(-30, 38, 69)
+    h = torch.cat([torch.linspace(-30, 30, 60001), far, -far, torch.tensor([torch.inf, -torch.inf, 0.0, torch.nan])])
+    cell, h = aru(1, 1, alpha_s=1, alpha_r=1, f=f).to(dtype).requires_grad_(False), h.to(dtype)
+    for p, value in ((cell.U, 1), (cell.W, 0), (cell.b, 0)):
+        p.fill_(value)
+    current, rate = unroll(cell, h[None, :, None])[0].unbind(-1)
+    torch.testing.assert_close(current, h, rtol=0, atol=0, equal_nan=True)
+    atol = 1.5e-7 if dtype == torch.float32 else 1e-15
+    torch.testing.assert_close(rate.double(), f(h.double()), rtol=0, atol=atol, equal_nan=True)
+    if f is torch.tanh:
+        assert bool((rate.nan_to_num(0).abs() <= 1).all())
+        near = torch.linspace(0.01, 1, 1000, dtype=dtype)
+        rates = cell.activity(unroll(cell, near[None, :, None]))[0, :, 0]
+        torch.testing.assert_close(rates.double(), torch.tanh(near.double()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"),
+    [(kind, read) for kind in COMPILED for read in ([False, True] if kind in WITH_READ_OUT else [False])],
+)
+def test_gradients_pass_gradcheck(kind, read):
+    case = Case(kind, time=3, batch=2, units=3)
+
+    def outputs(*values):
+        return case.outputs(dict(zip(case.tensors, values, strict=True)), read)
+
+    assert torch.autograd.gradcheck(outputs, [tensor.requires_grad_() for tensor in case.tensors.values()])
+
+
+@EVERY_COMPILED
+def test_unroll_is_compiled_and_refuses_a_second_derivative(kind):
+    case = Case(kind).changed(torch.Tensor.requires_grad_)
+    for read in (False, True):
+        loss = case.outputs(read=read).square().sum()
+        (first,) = torch.autograd.grad(loss, case.tensors["state"], create_graph=True)
+        with pytest.raises(RuntimeError, match="can be differentiated once only; step the cell in a loop instead"):
+            first.sum().backward()
+
+
+@EVERY_KIND
+def test_unroll_steps_what_is_not_compiled(kind):
+    for dtype in (torch.bfloat16, F64) if kind not in COMPILED else (torch.bfloat16,):
+        case = Case(kind, dtype=dtype)
+        states = case.outputs()
+        assert states.dtype == dtype
+        assert torch.equal(states, case.outputs(loop=True))
+
+
+def test_engine_declines_what_it_has_not_compiled():
+    x, h, weights = normal(5, 3, 2), normal(3, 4), (normal(4, 2), normal(4, 4), normal(4), torch.ones(4).double())
+    read_out, alphas = (normal(2, 4), normal(2)), (torch.ones(4).double(),)
+    assert compiled(x, h, "leaky", *weights) is not None
+    assert compiled(x, h, "layers", (), *weights, read_out=read_out) is not None
+    relus = [compiled(x, torch.cat([h, h], -1), "aru", f, *weights, *alphas) for f in (torch.relu, nn.functional.relu)]
+    assert torch.equal(*relus)
+    for declined in (
+        compiled(x, h, "of no family", *weights),
+        compiled(x, h, "unknown"),
+        compiled(x.half(), h, "leaky", *weights),
+        compiled(x.long(), h, "leaky", *weights),
+        compiled(x.to("meta"), h, "leaky", *weights),
+        compiled(x, torch.cat([h, h], -1), "aru", torch.sin, *weights, *alphas),
+        compiled(x, h, "layers", (2, 2), *weights, read_out=read_out),
+        *(compiled(x, h, family, *weights, read_out=read_out) for family in ("leaky", "rnn", "gated")),
+    ):
+        assert declined is None
+
+
+# Stacks of networks
+
+
+@pytest.mark.parametrize("networks", [1, 2, 3, 7, 8, 19])
+@EVERY_SORT
+def test_stack_of_any_size_equals_single_networks(kind, networks):
+    for dtype, tolerance in ((F64, 1e-12), (torch.float32, 1e-4)):
+        case, read = Case(kind, units=9, networks=networks, dtype=dtype), kind in WITH_READ_OUT
+        y = case.outputs(read=read)
+        for n in range(networks):
+            alone = case.changed(lambda t, n=n: t[n].clone(), networks=None).outputs(read=read)
+            torch.testing.assert_close(y[n], alone, rtol=tolerance, atol=tolerance)
+            assert read or torch.equal(y[n], alone)
+
+
+@pytest.mark.parametrize("shared", [("x",), ("V", "c"), ("state", "weights")], ids=str)
+@EVERY_SORT
+def test_what_a_stack_shares_counts_for_every_network(kind, shared):
+    case = Case(kind, networks=9)
+    dims = {name: 0 for name in case.tensors}
+    for name in case.tensors:
+        if name in shared or ("weights" in shared and name.startswith("cell.") and "alpha" not in name):
+            dims[name], case.tensors[name] = None, case.tensors[name][0]
+    assert_same(case.made(read=True, dims=dims), case.made(read=True, loop=True, dims=dims), 1e-10)
+
+
+@EVERY_SORT
+def test_vmap_over_grad_and_vmap_of_vmap_equal_single_networks(kind):
+    case = Case(kind, networks=6)
+    alone = case.changed(lambda t: t[5].clone(), networks=None)
+
+    def loss(tensors, loop=False):
+        return alone.outputs(tensors, read=True, loop=loop).square().mean()
+
+    grads = torch.vmap(torch.func.grad(loss))(case.tensors)
+    twice = torch.vmap(torch.vmap(torch.func.grad(loss)))(case.changed(lambda t: t.unflatten(0, (2, 3))).tensors)
+    assert_equal({name: grad.flatten(0, 1) for name, grad in twice.items()}, grads)
+    expected = torch.func.grad(partial(loss, loop=True))(alone.tensors)
+    assert_same({k: grad[5] for k, grad in grads.items()}, expected, 1e-10)
+
+
+@BOTH_TYPES
+@EVERY_SORT
+def test_threads_do_not_change_the_bits(kind, dtype):
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            made.append([Case(kind, units=8, networks=19, dtype=dtype).made(read) for read in (False, True)])
+    finally:
+        torch.set_num_threads(before)
+    for several in made[1:]:
+        for ours, one in zip(several, made[0], strict=True):
+            assert_equal(ours, one)
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@EVERY_SORT
+def test_what_is_not_finite_stays_in_its_network_and_shows_there(kind, wrong, dtype):
+    good, others = Case(kind, networks=9, dtype=dtype).made(read=True), [n for n in range(9) if n != 5]
+    for name in good.keys() - {"outputs", "cell.start"}:
+        case = Case(kind, networks=9, dtype=dtype)
+        case.tensors[name][5].view(-1)[0] = wrong
+        bad = case.made(read=True)
+        assert_equal(bad, good, others)
+        ours = {name: tensor[5] for name, tensor in bad.items()}
+        loop = case.changed(lambda t: t[5].clone(), networks=None).made(read=True, loop=True)
+        shows = [not all(torch.isfinite(t).all() for t in made.values()) for made in (ours, loop)]
+        assert shows[0] >= shows[1], name  # training looks at these
+
+
+@BOTH_TYPES
+@pytest.mark.parametrize("networks", [None, 9])
+@EVERY_COMPILED
+def test_nan_reaches_all_units_that_receive_it_and_no_other(kind, networks, dtype):
+    names = ["state"] if kind not in ("gated", "gated shared", "leaky") else Case(kind).tensors
+    for name in names:
+        case = Case(kind, batch=5, units=9, networks=networks, dtype=dtype)
+        case.tensors[name].view(-1)[0] = torch.nan
+        ours, loops = (case.outputs(read=True, loop=loop).isnan() for loop in (False, True))
+        assert bool(loops.any())
+        assert torch.equal(ours, loops)
+
+
+@pytest.mark.parametrize("networks", [None, 9])
+@EVERY_SORT
+def test_tensors_that_are_not_contiguous_are_taken_and_left_as_they_were(kind, networks):
+    straight, crooked = (Case(kind, networks=networks) for _ in range(2))
+    for name, tensor in crooked.tensors.items():
+        doubled = torch.stack([tensor, -tensor], -1)
+        crooked.tensors[name] = doubled[..., 0]
+        assert tensor.numel() < 2 or not crooked.tensors[name].is_contiguous()
+    for read in (False, True):
+        ours, theirs = (case.outputs(read=read) for case in (crooked, straight))
+        assert torch.equal(ours, theirs)
+    y = straight.outputs({name: tensor.clone().requires_grad_() for name, tensor in crooked.tensors.items()})
+    y.movedim(-1, 0).contiguous().movedim(0, -1).square().sum().backward()  # a gradient that is not contiguous
+    assert_equal(crooked.tensors, Case(kind, networks=networks).tensors)
+
+
+@EVERY_SORT
+def test_gradients_reach_only_what_asks_for_them(kind):
+    case = Case(kind)
+    everything = case.made(read=True)
+    for chosen in case.tensors.keys() - {"cell.start"}:
+        tensors = {name: tensor.clone().requires_grad_(name == chosen) for name, tensor in case.tensors.items()}
+        y = case.outputs(tensors, read=True)
+        (y * normal(*y.shape, seed=7)).sum().backward()
+        assert [name for name, tensor in tensors.items() if tensor.grad is not None] == [chosen]
+        torch.testing.assert_close(tensors[chosen].grad, everything[chosen], rtol=1e-14, atol=1e-14)
+
+
+def resting(kind, *alphas, **sizes):
+    """A case in which the second unit has these leak rates 0."""
+    case = Case(kind, **sizes)
+    for name in alphas:
+        case.tensors[name := f"cell.parametrizations.{name}.original"][..., 1] = 0
+    return case, name
+
+
+@BOTH_TYPES
+def test_unit_with_alpha_zero_rests_exactly(dtype):
+    case, _ = resting("ctrnn", "alpha", dtype=dtype)
+    y = case.outputs()
+    assert torch.equal(y[..., 1], case.tensors["state"][:, 1].expand(len(y), -1))
+    assert not torch.equal(y[-1, :, 0], case.tensors["state"][:, 0])
+    for networks in (None, 8):
+        case, _ = resting("aru per unit", "alpha_s", "alpha_r", dtype=dtype, networks=networks)
+        case.tensors["c"].zero_()
+        case.tensors["V"][:] = torch.eye(4)[:2]
+        y, r = case.outputs(read=True), case.tensors["state"][..., 5]
+        assert torch.equal(y[..., 1], r.unsqueeze(-2).expand_as(y[..., 1]))
+
+
+def test_alpha_zero_has_no_gradient_in_states_and_its_true_one_in_the_outputs_of_eight_networks():
+    for kind, which in (("ctrnn", "alpha"), ("aru per unit", "alpha_s")):
+        case, name = resting(kind, which)
+        ours, loops = case.made(), case.made(loop=True)
+        assert ours[name][1] == 0
+        assert loops[name][1].abs() > 1e-3
+        loops[name][1] = 0  # the one documented departure
+        assert_same(ours, loops, 1e-10)
+    case, name = resting("aru per unit", "alpha_s", networks=8)
+    loops = case.made(read=True, loop=True)
+    assert bool((loops[name][:, 1].abs() > 1e-3).all())
+    assert_same(case.made(read=True), loops, 1e-10)
+
+
+# Dials
+
+
+def raw_of(cell):
+    return {name: p for name, p in cell.named_parameters() if "alpha" in name}
+
+
+@DIALS
+@pytest.mark.parametrize("kind", WITH_DIALS)
+def test_alphas_move_only_when_trainable_and_have_their_gradient(kind, dial):
+    made = []
+    for trainable in (True, False):
+        cell = KINDS[kind](units=6, dial=dial).double()
+        raw, before = raw_of(cell), copy.deepcopy(cell.state_dict())
+        for p in raw.values():
+            p.requires_grad_(trainable)
+        optimizer = torch.optim.SGD([p for p in cell.parameters() if p.requires_grad], lr=0.1)
+        unroll(cell, normal(5, 3, 2)).square().sum().backward()
+        optimizer.step()
+        moved = {name for name, p in cell.named_parameters() if not torch.equal(p, before[name])}
+        assert moved >= before.keys() - raw.keys() if trainable else moved == before.keys() - raw.keys()
+        assert all(bool((p != before[name]).all()) == trainable for name, p in raw.items())
+        made.append([p.grad for p in cell.parameters()])
+    cell, x = KINDS[kind](units=6, dial=dial).double(), normal(5, 3, 2)
+    stepped(cell, x, cell.initial_state(x[0])).square().sum().backward()
+    for ours, expected in zip(made[0], [p.grad for p in cell.parameters()], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@DIALS
+def test_cells_read_the_alphas_they_were_given_and_take_others(dial):
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-7)
+    for cell in (ctrnn(dial=dial, alpha=0.25), leaky(dial=dial, alpha=0.25)):
+        close(cell.alpha.detach(), torch.full_like(cell.alpha, 0.25))
+    close(1 / mtrnn(dial=dial, tau=(100, 8, 4)).alpha.detach(), torch.tensor([100.0, 8, 4]))
+    cell = aru(dial=dial, alpha_s=0.25, alpha_r=0.75)
+    close((cell.alpha_s.item(), cell.alpha_r.item()), (0.25, 0.75))
+    cell.alpha_s = 0.5  # their dials are two
+    close((cell.alpha_s.item(), cell.alpha_r.item()), (0.5, 0.75))
+
+
+@pytest.mark.parametrize("make", [aru, leaky], ids=["aru", "leaky"])
+def test_shared_alpha_equals_the_same_alpha_in_every_unit(make):
+    shared, each = make().double(), make(per_unit=True).double()
+    made = []
+    for cell in (shared, each):
+        for name in raw_of(cell):
+            setattr(cell, name.split(".")[1], 0.25)
+        states = unroll(cell, normal(7, 4, 2))
+        made.append((states, torch.autograd.grad(states.sum(), list(raw_of(cell).values()))))
+    assert torch.equal(made[0][0], made[1][0])
+    for one, several in zip(made[0][1], made[1][1], strict=True):
+        assert (one.shape, several.shape) == ((), (4,))
+        torch.testing.assert_close(one, several.sum())
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "sequential"])
+def test_tau_below_its_floor_of_any_height_has_no_gradient(update):
+    cell = mtrnn(layers=2, update=update, tau=(1.5, 4.0)).double()
+    (raw,) = raw_of(cell).values()
+    with torch.no_grad():
+        raw[0] = 0.7
+    unroll(cell, normal(5, 3, 2)).square().sum().backward()
+    assert raw.grad[0] == 0
+    assert raw.grad[1] != 0
+    assert mtrnn(tau=(8, 4, 16), dial=partial(Clamped, 4)).alpha.tolist() == [1 / 8, 1 / 4, 1 / 16]
+
+
+# Start, weights, limits
+
+
+@EVERY_KIND
+def test_cell_starts_at_zero_or_where_it_has_learned_to_unless_told_otherwise(kind):
+    cell, x = KINDS[kind]().double(), normal(7, 4, 2)
+    first = cell.initial_state(x[0])
+    assert not bool(first.any())
+    learned = [p for name, p in cell.named_parameters() if name.endswith("start")]
+    with torch.no_grad():
+        for k, p in enumerate(learned):
+            p.copy_(normal(*p.shape, seed=k))
+    first = cell.initial_state(x[0])
+    assert bool(first.all()) == bool(learned)
+    assert torch.equal(unroll(cell, x), unroll(cell, x, first))
+    assert not torch.allclose(unroll(cell, x), unroll(cell, x, normal(*first.shape, seed=3)))
+    unroll(cell, x).sum().backward()
+    assert all(bool((p.grad != 0).all()) for p in learned)
+
+
+def test_weights_repeat_with_their_seed_whatever_the_rest_and_keep_their_bounds():
+    for one, same, other in (
+        (ctrnn(seed=3), ctrnn(seed=3, alpha=0.9), ctrnn(seed=4)),
+        (mtrnn(seed=3), mtrnn(seed=3, tau=(9, 9, 9), update="sequential"), mtrnn(seed=4)),
+        (aru(seed=3), aru(seed=3, per_unit=True), aru(seed=4)),
+        (gated(seed=3), gated(seed=3), gated(seed=4)),
+        (gru(seed=3), gru(seed=3), gru(seed=4)),
+    ):
+        theirs, others = same.state_dict(), other.state_dict()
+        for name, p in one.named_parameters():
+            if "alpha" not in name and name != "start":
+                assert torch.equal(p, theirs[name])
+                assert not torch.equal(p, others[name])
+    for kind in (rnn, leaky, gated):
+        assert all(torch.equal(getattr(kind(), name), getattr(gated(), name)) for name in ("U", "W", "b"))
+    cell = mtrnn(seed=3)
+    assert [tuple(p.shape) for p in cell.H] == [(2, 2), (2, 2)]  # the top has nothing above
+    for p in (*cell.L, *cell.S, *cell.H, *cell.b):
+        assert float(p.detach().abs().max()) <= p.shape[-1] ** -0.5
+    assert abs(ctrnn(units=400).W.detach().std() * 20 - 1) < 0.01
+    narrow, wide = aru(2, 97), aru(2, 97, scale=4)
+    for name in ("U", "W", "b"):
+        p, q = getattr(narrow, name).detach(), getattr(wide, name).detach()
+        torch.testing.assert_close(4 * p, q)
+        assert 0.09 < float(p.abs().max()) <= 0.1  # 1 / sqrt(2 + 97 + 1)
+    for p in (gated(units=400).W, gated(units=400).W_g, gru(units=400).gru.weight_hh):
+        assert 0.045 < p.detach().abs().max() <= 0.05
+        assert abs(p.detach().std() / (0.05 / 3**0.5) - 1) < 0.01
+
+
+HOLDING = {
+    "ctrnn": lambda: ctrnn(dial=partial(LogTau, 0.01), alpha=1e-12),
+    "mtrnn": lambda: mtrnn(tau=(1e12, 1e12, 1e12)),
+    "aru": lambda: aru(alpha_s=1e-12, alpha_r=1e-12),
+    "leaky": lambda: leaky(alpha=1e-12),
+    "gated": gated,
+    "gated shared": lambda: gated(shared=True),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_cell_holds_its_state_when_its_leak_is_all_but_closed(kind):
+    cell, x = HOLDING[kind]().double(), normal(100, 3, 2)
+    if kind.startswith("gated"):
+        nn.init.constant_(cell.b_g, -30)
+    state = normal(*cell.initial_state(x[0]).shape, seed=1)
+    for states in (unroll(cell, x, state), stepped(cell, x, state)):
+        torch.testing.assert_close(states[-1], state, rtol=0, atol=1e-9)
+
+
+def torchs(make, cell, **parts):
+    """A recurrent layer of torch's with weights that are the cell's; the second bias is 0."""
+    theirs = make(2, 4).double()
+    made = dict(weight_ih="U", weight_hh="W", bias_ih="b")
+    with torch.no_grad():
+        for name, which in made.items():
+            blocks = [part(which) for part in parts["blocks"]] if parts else [getattr(cell, which)]
+            getattr(theirs, f"{name}_l0").copy_(torch.cat(blocks))
+        theirs.bias_hh_l0.zero_()
+    return theirs
+
+
+def test_plain_units_and_adaptive_ones_with_both_alphas_one_are_the_rnn_of_torch():
+    x, h = normal(7, 3, 2), normal(3, 4, seed=1)
+    for cell, start in ((rnn(), h), (aru(alpha_s=1, alpha_r=1, f=torch.tanh), torch.cat([0 * h, h], -1))):
+        theirs, ours = torchs(nn.RNN, cell.double()), unroll(cell, x, start)[..., -4:]
+        torch.testing.assert_close(ours, theirs(x, h[None])[0], rtol=1e-12, atol=1e-12)
+        ours.square().sum().backward()
+        theirs(x, h[None])[0].square().sum().backward()
+        for a, b in ((cell.U, theirs.weight_ih_l0), (cell.W, theirs.weight_hh_l0), (cell.b, theirs.bias_ih_l0)):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_adaptive_units_with_alpha_r_one_are_leaky_ones_whose_state_is_the_current():
+    cell, x = aru(alpha_s=0.25, alpha_r=1, f=torch.tanh).double(), normal(7, 4, 2)
+    layer = mtrnn(units=4, layers=1, tau=(4.0,)).double()
+    with torch.no_grad():
+        for mine, its in ((cell.U, layer.L[0]), (cell.W, layer.S[0]), (cell.b, layer.b[0])):
+            its.copy_(mine)
+    h = normal(4, 4, seed=1)
+    states = unroll(cell, x, torch.cat([h, torch.tanh(h)], -1))
+    torch.testing.assert_close(states[..., :4], unroll(layer, x, h), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cell.activity(states), torch.tanh(states[..., :4]), rtol=1e-12, atol=1e-12)
+
+
+def test_gated_cell_is_the_gru_of_torch_with_its_reset_gate_open():
+    cell, x, h = gated().double(), normal(6, 3, 2), normal(3, 4, seed=1)
+    blocks = [  # r, z, n; z is what is kept
+        lambda w: torch.full_like(cell.b, 1000) if w == "b" else 0 * getattr(cell, w),
+        lambda w: -getattr(cell, f"{w}_g"),
+        lambda w: getattr(cell, w),
+    ]
+    torch.testing.assert_close(stepped(cell, x, h), torchs(nn.GRU, cell, blocks=blocks)(x, h[None])[0])
+
+
+def test_lstm_of_torch_with_opposite_gates_is_tied():
+    cell, x, u = gated().double(), normal(6, 3, 2), normal(3, 4, seed=1)
+    blocks = [  # i, f, candidate, o; the output gate is open
+        lambda w: getattr(cell, f"{w}_g"),
+        lambda w: -getattr(cell, f"{w}_g"),
+        lambda w: getattr(cell, w),
+        lambda w: torch.full_like(cell.b, 1000) if w == "b" else 0 * getattr(cell, w),
+    ]
+    found, tied = torchs(nn.LSTM, cell, blocks=blocks)(x, (torch.tanh(u)[None], u[None]))[0], []
+    for x_t in x:
+        h = torch.tanh(u)
+        g = cell.gate(x_t, h)
+        u = (1 - g) * u + g * torch.tanh(x_t @ cell.U.T + h @ cell.W.T + cell.b)
+        tied.append(torch.tanh(u))
+    torch.testing.assert_close(found, torch.stack(tied))
+
+
+def test_open_gates_and_leak_rates_of_one_replace_the_whole_state():
+    x, h, plain = normal(6, 3, 2), normal(3, 4, seed=1), rnn().double()
+    opened = gated().double()
+    nn.init.constant_(opened.b_g, 50)
+    for cell in (opened, leaky(alpha=1.0).double()):
+        for make in (stepped, unroll):
+            torch.testing.assert_close(make(cell, x, h), make(plain, x, h), rtol=1e-12, atol=1e-12)
+    cell = ctrnn(alpha=1.0, dial=Clamped).double()
+    nn.init.zeros_(cell.W)
+    torch.testing.assert_close(unroll(cell, x, 9 * h), x @ cell.U.T)
+
+
+def test_leaky_cell_is_gated_by_gates_without_input():
+    leaks, gates = leaky(dial=Gate, per_unit=True).double(), gated().double()
+    with torch.no_grad():
+        gates.U_g.zero_()
+        gates.W_g.zero_()
+        gates.b_g.copy_(torch.logit(leaks.alpha))
+    made = []
+    for cell, raw in ((leaks, *raw_of(leaks).values()), (gates, gates.b_g)):
+        states = unroll(cell, normal(6, 3, 2), normal(3, 4, seed=1))
+        made.append((states, torch.autograd.grad(states.square().sum(), [cell.U, cell.W, cell.b, raw])))
+    torch.testing.assert_close(*made, rtol=1e-12, atol=1e-12)
+
+
+def test_shared_gate_is_as_many_equal_gates():
+    shared, own = gated(shared=True).double(), gated().double()
+    with torch.no_grad():
+        for name in ("U_g", "W_g", "b_g"):
+            getattr(own, name).copy_(getattr(shared, name))
+    x, h = normal(6, 3, 2), normal(3, 4, seed=1)
+    assert torch.equal(unroll(shared, x, h), unroll(own, x, h))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_gate_is_the_part_that_is_replaced(shared):
+    cell, x, h = gated(shared=shared).double(), normal(6, 3, 2), normal(3, 4, seed=1)
+    states = unroll(cell, x, h)
+    before = torch.cat([h[None], states[:-1]])
+    g, candidate = cell.gate(x, before), torch.tanh(x @ cell.U.T + before @ cell.W.T + cell.b)
+    assert g.shape == (6, 3, 1 if shared else 4)
+    torch.testing.assert_close(states - before, g * (candidate - before), rtol=1e-10, atol=1e-12)
+
+
+def test_gated_units_that_close_at_blanks_do_not_notice_how_many_there_are():
+    cell = gated(features=3).double()
+    nn.init.constant_(cell.U_g[:, 2], -1000.0)  # the blank's feature
+    letters = torch.eye(3, dtype=F64)[torch.randint(2, (5,), generator=seeded(1))]
+    when = torch.cumsum(torch.randint(1, 6, (5,), generator=seeded(2)), 0)
+    padded = torch.eye(3, dtype=F64)[2].repeat(int(when[-1]) + 1, 1)
+    padded[when] = letters
+    for make in (stepped, unroll):
+        h = torch.zeros(1, 4, dtype=F64)
+        assert torch.equal(make(cell, padded[:, None], h)[when], make(cell, letters[:, None], h))
+
+
+def test_leaky_units_follow_stretched_time_with_a_smaller_leak_and_plain_ones_do_not():
+    cell, plain, x, h = leaky().double(), rnn().double(), normal(6, 3, 2), normal(3, 4, seed=1)
+
+    def end(stretch):
+        cell.alpha = 0.5 / stretch
+        return unroll(cell, x.repeat_interleave(stretch, 0), h)[-1].detach()
+
+    errors = [(end(stretch) - end(2 * stretch)).abs().max() for stretch in (8, 16, 32)]
+    assert 1.8 < errors[0] / errors[1] < 2.2  # forward Euler: half the step, half the error
+    assert 1.8 < errors[1] / errors[2] < 2.2
+    assert (unroll(plain, x.repeat_interleave(8, 0), h)[-1] - unroll(plain, x, h)[-1]).abs().max() > 10 * errors[0]
+
+
+# Layers
+
+
+def test_updates_differ_only_where_there_is_a_layer_below():
+    for layers, same in ((1, True), (2, False)):
+        states = [unroll(mtrnn(layers=layers, update=u), torch.ones(5, 3, 2)) for u in ("simultaneous", "sequential")]
+        assert torch.allclose(*states) == same
+
+
+def test_dense_matrix_equals_the_layers():
+    cell, x, h = mtrnn(units=9).double(), normal(3, 2), normal(3, 9, seed=1)
+    dense = cell.dense()
+    assert dense.shape == (9, 9)
+    assert not bool(dense[:3, 6:].any())  # the ends are not connected
+    assert not bool(dense[6:, :3].any())
+    alpha = cell.alpha.repeat_interleave(3)
+    drive = torch.tanh(h) @ dense.T + torch.cat([x @ cell.L[0].T, h.new_zeros(3, 6)], 1) + torch.cat(list(cell.b))
+    torch.testing.assert_close((1 - alpha) * h + alpha * drive, cell(x, h))
+
+
+def test_stack_receives_feedback_one_step_late_and_the_input_in_its_lower_layer_first():
+    cell, shifted, x = stack().double(), stack().double(), normal(7, 4, 2)
+    with torch.no_grad():
+        shifted.upper.b.add_(1)
+    other = x.clone()
+    other[0] += 1
+    rates = cell.activity(unroll(cell, x))
+    for changed, first in ((shifted.activity(unroll(shifted, x)), 1), (cell.activity(unroll(cell, other)), 0)):
+        differs = (changed != rates).split([3, 2], -1)
+        assert bool(differs[first][0].all())
+        assert not bool(differs[1 - first][0].any())
+        assert bool(differs[1 - first][1].all())
+
+
+def test_read_out_of_a_cell_without_activity_is_of_its_state():
     class Adder:
         def __call__(self, x, state):
             return state + x
@@ -350,3 +885,98 @@ def test_read_out_of_a_cell_without_activity_reads_its_state():
 
     x, V, c = torch.ones(3, 2, 4), torch.full((1, 4), 0.5), torch.ones(1)
     assert unroll(Adder(), x, read_out=(V, c))[:, 0, 0].tolist() == [3, 5, 7]
+
+
+# What is refused, by name
+
+BELOW_ONE = "sizes must be 1 or more, got input_size="
+REFUSED = [
+    (lambda: ctrnn(units=0), "sizes must be input >= 0 and hidden >= 1, got input_size=2, hidden_size=0"),
+    (lambda: ctrnn(features=-1), "got input_size=-1"),
+    (lambda: ctrnn(alpha=1.5, dial=Gate), r"alpha of a Gate dial must lie in \(0, 1\), got 1.5"),
+    (lambda: cells.MTRNNCell(0, (3, 2), (2, 4), Clamped(), generator=seeded()), r"got input_size=0, layers=\(3, 2\)"),
+    (
+        lambda: cells.MTRNNCell(2, (), (), Clamped(), generator=seeded()),
+        r"every layer must be 1 or more, .* layers=\(\)",
+    ),
+    (
+        lambda: cells.MTRNNCell(2, (3, 0), (2, 4), Clamped(), generator=seeded()),
+        r"input_size and every .*layers=\(3, 0\)",
+    ),
+    (lambda: mtrnn(tau=(2, 4)), "tau must have one number a layer, 3, got 2"),
+    (lambda: mtrnn(update="random"), "update must be simultaneous or sequential, got 'random'"),
+    (lambda: mtrnn(tau=(2, 4, 0.5)), r"alpha of a Clamped dial must lie in \(0, 1\], got 2"),
+    (lambda: mtrnn(tau=(2, 4, -8)), r"alpha of a Clamped dial must lie in \(0, 1\], got -0.125"),
+    (lambda: aru(features=0), BELOW_ONE + "0, hidden_size=4"),
+    (lambda: aru(units=0), BELOW_ONE + "2, hidden_size=0"),
+    (lambda: aru(alpha_s=torch.ones(2)), r"alpha_s must be a number or one for each of 4 units, got \(2,\)"),
+    (lambda: aru(alpha_r=torch.ones(1, 4)), r"alpha_r must be a number or one for each of 4 units, got \(1, 4\)"),
+    (lambda: aru(alpha_s=2.0), r"alpha of a Direct dial must lie in \(0, 2\), got 2"),
+    (lambda: aru(alpha_r=1.0, dial=Gate), r"alpha of a Gate dial must lie in \(0, 1\), got 1"),
+    (lambda: aru(alpha_r=torch.tensor([0.5, -1, 0.5, 1])), r"alpha of a Direct dial must lie in \(0, 2\), got -1"),
+    (lambda: ARUStack(aru(2), aru(4, 2)), "lower must receive the input and 2 upper units, got 2 features"),
+    (lambda: ARUStack(aru(1), aru(4, 2)), "lower must receive the input and 2 upper units, got 1 features"),
+    (lambda: ARUStack(aru(4), aru(2, 2)), "upper must receive 4 lower units, got 2 features"),
+    (lambda: ARUStack(aru(4), aru(4, 2, f=torch.tanh)), "upper must have the .* of lower, .*sigmoid.*, got .*tanh"),
+    (lambda: rnn(features=0), BELOW_ONE + "0, hidden_size=4"),
+    (lambda: gated(units=0), BELOW_ONE + "2, hidden_size=0"),
+    (lambda: leaky(units=0), BELOW_ONE + "2, hidden_size=0"),
+    (lambda: leaky(alpha=1.0, dial=Gate), r"alpha of a Gate dial must lie in \(0, 1\), got 1"),
+    (lambda: leaky(alpha=torch.ones(2)), r"alpha must be a number or one for each of 4 units, got \(2,\)"),
+    (lambda: unroll(ctrnn(), torch.zeros(3, 2)), r"x must have shape \(time >= 1, batch, input\), got \(3, 2\)"),
+    (lambda: unroll(ctrnn(), torch.zeros(0, 1, 2)), r"x must have shape .*, got \(0, 1, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_cannot_be_used_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("kind", [*FEW, "mtrnn simultaneous, 1"])
+def test_tensors_that_do_not_fit_are_refused_by_name(kind):
+    def refused(message, read=False, **change):
+        case = Case(kind)
+        with pytest.raises(ValueError, match=message):
+            case.outputs(case.tensors | change, read)
+
+    state, x = Case(kind).tensors["state"], Case(kind).tensors["x"]
+    n = len(state[0])
+    which, units = ("I", n // 2) if kind.startswith("aru") else ("h", n)
+    time = 13 if kind.startswith("mtrnn seq") else 6  # half steps
+    refused(rf"^{which} must have shape \(3, {units}\) for tuple\(x.shape\)=\({time}, 3, 2\), got ", state=state[:, 2:])
+    refused(rf"^{which} must have shape \(3, {units}\) for .*, got \(2, {units}\)", state=state[:2])
+    refused(rf"^U must have shape \({units}, 1\) for .*, got \({units}, 2\)", x=x[..., :1])
+    refused("^U must have the type of x, torch.float32, got torch.float64", x=x.float())
+    refused(rf"^{which} must have the type of x, torch.float64, got torch.float32", state=state.float())
+    for name, tensor in Case(kind).tensors.items():
+        if name.startswith("cell.") and name.count(".") == 1 and name != "cell.start":
+            letter = name.removeprefix("cell.")
+            refused(f"^{letter} must have the type of x, torch.float64, got torch.float32", **{name: tensor.float()})
+    if kind in WITH_READ_OUT:
+        fitting = rf"V and c must be \(features, {units}\) and \(features,\), got "
+        refused(fitting + rf"\(2, {units - 1}\), \(2,\)", read=True, V=normal(2, units - 1))
+        refused(fitting + rf"\({units},\), \(2,\)", read=True, V=normal(units))
+        refused(fitting + rf"\(2, {units}\), \(3,\)", read=True, c=normal(3))
+        refused(fitting + rf"\(2, {units}\), \(1, 2\)", read=True, c=normal(1, 2))
+
+
+def test_weights_that_do_not_fit_are_refused_by_name():
+    x, h, U, W, b = normal(6, 3, 2), normal(3, 4), normal(4, 2), normal(4, 4), normal(4)
+    gates = dict(U_g=U, W_g=W, b_g=b)
+    for name, wrong, message in (
+        ("U_g", normal(1, 2), r"U_g must have shape \(4, 2\) for .*, got \(1, 2\)"),
+        ("W_g", normal(4, 3), r"W_g must have shape \(4, 4\) for .*, got \(4, 3\)"),
+        ("b_g", normal(2), r"b_g must have shape \(4,\) or \(1,\) for .*, got \(2,\)"),
+        ("b_g", normal(4)[0], r"b_g must have shape \(4,\) or \(1,\) for .*, got \(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compiled(x, h, "gated", U, W, b, *(gates | {name: wrong}).values())
+    for family in ("leaky", "rnn"):
+        with pytest.raises(ValueError, match=r"W must have shape \(4, 4\) for .*, got \(4, 3\)"):
+            compiled(x, h, family, U, W[:, :3], b, b)
+        with pytest.raises(ValueError, match=r"b must have shape \(4,\) for .*, got \(3,\)"):
+            compiled(x, h, family, U, W, b[:3], b)
+        with pytest.raises(ValueError, match=r"alpha must have shape \(4,\) or \(6, 4\) for .*, got \(5, 4\)"):
+            compiled(x, h, family, U, W, b, normal(5, 4))
