@@ -33,24 +33,6 @@ def gated(seed=(0, 1)):
 # Networks
 
 
-def test_gru_equals_torchs_and_starts_at_zero_with_weights_of_its_size():
-    cell, theirs, x = GRU(2, 5, generator=generator_of(0)).double(), torch.nn.GRU(2, 5).double(), normal(7, 3, 2)
-    assert not cell.start.any()
-    with torch.no_grad():
-        cell.start.copy_(normal(5, seed=1))
-        for name, p in cell.gru.named_parameters():
-            assert 0.7 * 5**-0.5 < float(p.abs().max()) <= 5**-0.5
-            getattr(theirs, f"{name}_l0").copy_(p)
-    ours, (expected, _) = unroll(cell, x), theirs(x, cell.start.expand(1, 3, 5).contiguous())
-    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
-    weights = normal(7, 3, 5, seed=2)
-    for_ours = torch.autograd.grad((ours * weights).sum(), [*cell.gru.parameters(), cell.start])
-    for_theirs = torch.autograd.grad((expected * weights).sum(), [*theirs.parameters(), cell.start])
-    torch.testing.assert_close(for_ours, for_theirs, rtol=1e-10, atol=1e-12)
-    same, other = (GRU(2, 5, generator=generator_of(seed)).gru.weight_hh.double() for seed in (0, 1))
-    assert torch.equal(cell.gru.weight_hh, same) and not torch.equal(cell.gru.weight_hh, other)
-
-
 @pytest.mark.parametrize("read", [None, 5, 2, 1])
 def test_network_reads_the_first_units(read):
     cell, x = ARUCell(2, 5, 0.3, 0.6, Direct(), generator=generator_of(0)).double(), normal(6, 4, 2)

@@ -344,13 +344,7 @@ def loss_ratio(results: xr.Dataset) -> np.ndarray:
 def closed_ratio(
     results: xr.Dataset, over: str = "learn 100", under: str = "fixed 100", closed: str = "closed"
 ) -> np.ndarray:
-    """A4b, and A7 and A8b of other settings: closed-loop error at the end, of one setting over another.
-
-    Args:
-        results: from `experiment`.
-        over, under: the settings.
-        closed: which closed-loop error, "closed" or "closed_off".
-    """
+    """A4b, and A7 and A8b of other settings: closed-loop error at the end, "closed" or "closed_off", over another's."""
     return ratio(*(at_end(results[closed].sel(setting=name)) for name in (over, under)))
 
 
