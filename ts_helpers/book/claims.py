@@ -33,23 +33,16 @@ class Quantity:
 
     @cached_property
     def range(self) -> tuple[float, float]:
-        """The values that meet the criterion, ends included.
-
-        Raises:
-            ValueError: the criterion is none of the three forms.
-        """
+        """The values that meet the criterion, ends included; ValueError, if it is none of the three forms."""
         number = r"([-+]?[\d.]+(?:e[-+]?\d+)?)"
-        found = re.fullmatch(rf">= {number}|<= {number}|in \[{number}, {number}\]", self.criterion)
-        if not found:
+        if not (found := re.fullmatch(rf">= {number}|<= {number}|in \[{number}, {number}\]", self.criterion)):
             raise ValueError(f"a criterion must read '>= x', '<= x' or 'in [low, high]', got {self.criterion!r}")
         return float(found[1] or found[3] or -np.inf), float(found[2] or found[4] or np.inf)
 
     def holds(self, low: float, high: float) -> bool | None:
         """True if all of [low, high] meets the criterion, False if none of it does, None if it straddles."""
         least, most = self.range
-        if least <= low and high <= most:
-            return True
-        return False if high < least or low > most else None
+        return (least <= low and high <= most) or (None if least <= high and low <= most else False)
 
     @property
     def words(self) -> str:
@@ -144,10 +137,10 @@ def _check_fields(what: str, entry: dict[str, Any], names: str) -> None:
 
 
 def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
-    """Return the estimate and the ends of its 95 % interval.
+    """Return the estimate and the ends of its 95 % interval: a seeded percentile bootstrap of 9,999 resamples.
 
     A rate has the exact (Clopper-Pearson) binomial interval, which stays honest at 0 of n and n of n, where a
-    bootstrap has no width; a mean or median has the percentile bootstrap of 9,999 resamples, seeded.
+    bootstrap has no width.
 
     Raises:
         ValueError: no values, one that is not finite, or, for a rate, one that is neither 0 nor 1.
@@ -158,16 +151,12 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     if statistic == "rate":
         if not np.isin(x, (0, 1)).all():
             raise ValueError(f"values of a rate must be 0 or 1, got {x[~np.isin(x, (0, 1))][0]:g}")
-        hits = int(x.sum())
-        ends = scipy.stats.binomtest(hits, x.size).proportion_ci(CONFIDENCE, method="exact")
-        return hits / x.size, float(ends.low), float(ends.high)
-    function = STATISTICS[statistic]
+        ends = scipy.stats.binomtest(int(x.sum()), x.size).proportion_ci(CONFIDENCE, method="exact")
+        return x.sum().item() / x.size, float(ends.low), float(ends.high)
+    function, how = STATISTICS[statistic], dict(n_resamples=9999, confidence_level=CONFIDENCE, method="percentile")
     if x.size == 1:
         return float(x[0]), float(x[0]), float(x[0])
-    boot = scipy.stats.bootstrap(
-        (x,), function, n_resamples=9999, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
-    )
-    ends = boot.confidence_interval
+    ends = scipy.stats.bootstrap((x,), function, **how, rng=np.random.default_rng(0)).confidence_interval
     return float(function(x)), float(ends.low), float(ends.high)
 
 
@@ -198,13 +187,10 @@ def judge(
     if set(values) != set(names):
         raise ValueError(f"claim {claim_id} has the quantities {', '.join(names)}, got {', '.join(values)}")
     measured = tuple(_measure(q, np.asarray(values[q.name], dtype=float).ravel()) for q in claim.quantities)
-    note = ""
-    fewest = min(m.seeds for m in measured)
+    note, fewest = stand_in, min(m.seeds for m in measured)
     if scale == "smoke":
         note = "smoke scale: too small to tell"
-    elif stand_in:
-        note = stand_in
-    elif fewest < claim.min_seeds:
+    elif not note and fewest < claim.min_seeds:
         note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {claim.min_seeds}"
     return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)
 
@@ -226,10 +212,9 @@ def _verdict(holds: list[bool | None]) -> Verdict:
 
 def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     """Return an estimate and its interval as a reader likes them: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
+    text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
     if statistic == "rate":
         text = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    else:
-        text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 

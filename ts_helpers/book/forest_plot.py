@@ -97,8 +97,7 @@ def rows(papers: Mapping[str, Group]) -> float:
 
 def halves(papers: Mapping[str, Group]) -> list[dict[str, Group]]:
     """Return the papers in two columns, in order, the longer one as short as can be."""
-    titles = list(papers)
-    cuts = [[{t: papers[t] for t in part} for part in (titles[:n], titles[n:])] for n in range(len(titles) + 1)]
+    cuts = [[dict([*papers.items()][part]) for part in (slice(n), slice(n, None))] for n in range(len(papers) + 1)]
     return min(cuts, key=lambda cut: max(map(rows, cut)))
 
 

@@ -27,11 +27,6 @@ def checkpoint_folder(notebook: str, scale: str) -> Path:
     return ROOT / "_build" / "checkpoints" / scale / notebook
 
 
-def data_folder() -> Path:
-    """Where data that were downloaded are kept, so that they are only once."""
-    return ROOT / "_build" / "data"
-
-
 def digest(*parts: str | Path) -> str:
     """Return the SHA-256 of a text or of a file's bytes; of several, that of their digests."""
     each = [hashlib.sha256(p.read_bytes() if isinstance(p, Path) else p.encode()).hexdigest() for p in parts]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -40,16 +40,16 @@ class Record:
         """Return where the results come from, for a reader."""
         parts = self.provenance.get("parts", [self.provenance])
 
-        def each(values: Iterable[Any]) -> str:
-            return " or ".join(dict.fromkeys(map(str, values)))
+        def each(name: str, of: Sequence[dict[str, Any]] = parts) -> str:
+            return " or ".join(dict.fromkeys(str(part.get(name)) for part in of))
 
-        names = dict.fromkeys(name for part in parts for name in part["settings"] if name not in PART)
-        shown = {name: each(part["settings"].get(name) for part in parts) for name in names}
+        of = [part["settings"] for part in parts]
+        shown = {name: each(name, of) for name in dict.fromkeys(n for part in of for n in part) if name not in PART}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
+        commit = each("commit", [{"commit": part["commit"][:7]} for part in parts])
         return (
-            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each(part['seed'] for part in parts)}, "
-            f"commit {each(part['commit'][:7] for part in parts)}, {each(part['device'] for part in parts)}, "
-            f"{self.provenance['seconds'] / 3600:.1f} hours."
+            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each('seed')}, commit {commit}, "
+            f"{each('device')}, {self.provenance['seconds'] / 3600:.1f} hours."
         )
 
 
@@ -237,7 +237,7 @@ def _part(provenance: dict[str, Any]) -> tuple[int | None, int | None]:
 
 def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     """Name the settings that keep two parts from one whole; how many runs it has makes no difference to any of them."""
-    mine, its = (m["settings"] | {"seed": m["seed"]} for m in (one, other))
+    mine, its = (made["settings"] | {"seed": made["seed"]} for made in (one, other))
     return {name for name in mine | its if mine.get(name) != its.get(name)} - {*PART, "n_seeds"}
 
 

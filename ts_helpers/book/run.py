@@ -59,7 +59,7 @@ class Job:
         """What the notebook's parameters cell declares; ValueError, if there is not exactly one such cell."""
         cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
         if len(cells) != 1:
-            raise ValueError(f"must have exactly one cell tagged parameters, it has {len(cells)}")
+            raise ValueError(f"there must be exactly one cell tagged parameters, there are {len(cells)}")
         return read_parameters(cells[0])
 
     def check_parameters(self) -> None:
@@ -69,14 +69,15 @@ class Job:
             ValueError: naming what would be valid.
         """
         try:
+            declared = self.declared
             for name, value in self.parameters.items():
-                if name not in self.declared:
-                    raise ValueError(f"has no parameter {name!r}; it has {', '.join(self.declared)}")
-                self.declared[name].check(value)
-                if self.declared[name].is_path and value:
+                if name not in declared:
+                    raise ValueError(f"no parameter is called {name!r}; there are {', '.join(declared)}")
+                declared[name].check(value)
+                if declared[name].is_path and value:
                     self.parameters[name] = str(Path(value).resolve())
         except ValueError as error:
-            raise ValueError(f"{self.name} {error}") from None
+            raise ValueError(f"{self.name}: {error}") from None
 
     @cached_property
     def helpers(self) -> list[Path]:
