@@ -5,27 +5,23 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ts_helpers._checkpoint import Identity, difference, read, write
+from ts_helpers._checkpoint import Identity, read, write
+from ts_helpers._stack import Alone, Metric, PerNetwork, Stack, described_together
 from ts_helpers.progress import progress
 
-Metric = Callable[..., Tensor]
-PerNetwork = float | Sequence[float] | Tensor
 Data = Sequence[Tensor] | Callable[[int], Sequence[Tensor]]
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as everywhere
 ALPHA = 0.9  # RMSprop's moving average, as in Tieleman & Hinton's lecture; torch's own default is 0.99
 AT_ONCE, NUMBERS = 32, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
 # that, more bring no speed on a CPU, and fall out of its cache
-MEMORY, STATES = 4 * 2**30, 8  # bytes that a step of a stack may take, and arrays (time, batch, units) that a network
-# keeps for its backward pass; it has no more units than the square root of its parameters
+MEMORY = 4 * 2**30  # bytes that a step of a stack may take
 
 
 def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
@@ -145,12 +141,12 @@ def fit(
     single = isinstance(networks, nn.Module)
     nets = [networks] if isinstance(networks, nn.Module) else list(networks)
     identity = Identity()
-    described = _described(nets, identity)
+    described = described_together(nets, identity)
     first = data(0) if callable(data) else data
     for tensor in () if single else (*first, *(eval_data or ())):
         if len(tensor) != len(nets):
             raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {len(tensor)}")
-    rows = _Stack(nets) if len(nets) > 1 else _Alone(nets)
+    rows = Stack(nets) if len(nets) > 1 else Alone(nets)
     rates = rows.spread(lr_scale or {}, 1.0) * rows.column(lr, "lr") * rows.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times lr_scale must be finite and 0 or more for every network")
@@ -160,7 +156,8 @@ def fit(
         functions = identity.of([loss, metrics, data if callable(data) else None])
         settled = repr([astuple(plan), described, functions, identity.sources(), torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
-    size = rows.at_once(first, batch_size)
+    fitting = max(1, int(MEMORY / rows.footprint(first, batch_size)))
+    size = min(max(AT_ONCE, NUMBERS // rows.values.shape[1]), fitting)
     histories = []
     for start in range(0, len(nets), size):
         part = slice(start, start + size)
@@ -170,7 +167,7 @@ def fit(
 
         own = (lambda step, cut=cut: cut(data(step))) if callable(data) else cut(data)
         held = cut(first if eval_data is None else eval_data)
-        some = rows if size >= len(nets) else _Stack(nets[part])
+        some = rows if size >= len(nets) else Stack(nets[part])
         run = _Run(plan, some, loss, own, metrics, held, rates[part].clone(), least[part])
         file = None
         if checkpoint:
@@ -224,38 +221,13 @@ class _Plan:
             raise ValueError("patience, lr_patience and stop_below need a metric, got none")
 
 
-def _described(nets: Sequence[nn.Module], identity: Identity) -> dict[str, str]:
-    """Return what the networks are besides parameters and buffers; refuse those that cannot be trained together."""
-    if not nets:
-        raise ValueError("networks must hold one or more networks, got none")
-    first, owners = identity.network(nets[0]), dict[int, int]()
-    for number, network in enumerate(nets if len(nets) > 1 else ()):
-        for path, module in network.named_modules():
-            if isinstance(module, nn.RNNBase):
-                raise ValueError(
-                    f"torch cannot run {path or 'the network'}, an nn.{type(module).__name__}, for several networks at "
-                    "once: call fit for each network by itself, or build it of a cell and `cells.unroll`"
-                )
-        for path, tensor in (*network.named_parameters(), *network.named_buffers()):
-            owner = owners.setdefault(tensor.data_ptr() or id(tensor), number)
-            if owner != number:
-                raise ValueError(f"networks {owner} and {number} share the tensor {path!r}: copy.deepcopy one of them")
-        path = difference(first, identity.network(network))
-        if path:
-            raise ValueError(
-                "networks must be of one architecture and differ in nothing but parameters and buffers: number "
-                f"{number} differs from the first in {path!r}; train it apart, or make that a buffer"
-            )
-    return first
-
-
 class _Run:
     """The training of one stack, or of one network alone."""
 
     def __init__(
         self,
         plan: _Plan,
-        rows: "_Stack",
+        rows: Stack,
         loss: Metric,
         data: Data,
         metrics: Mapping[str, Metric],
@@ -271,10 +243,8 @@ class _Run:
             sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in data}
             self.n_sequences = max(sizes, default=0)
             if len(sizes) != 1 or not 1 <= plan.batch_size <= self.n_sequences:
-                raise ValueError(
-                    "batch_size must be 1 or more and at most the sequences of the data, got "
-                    f"batch_size={plan.batch_size}, {sizes=}"
-                )
+                got = f"batch_size={plan.batch_size}, {sizes=}"
+                raise ValueError(f"batch_size must be 1 or more and at most the sequences of the data, got {got}")
             self.per_pass = -(-self.n_sequences // plan.batch_size)
         units = plan.epochs or plan.n_steps or 0
         self.unit = self.per_pass if plan.epochs else 1  # steps
@@ -353,6 +323,8 @@ class _Run:
     def take(self, step: int) -> None:
         """Take one step with every network that has not stopped."""
         losses, grad = self.rows.gradient(self.loss, self.batch(step))
+        if losses.ndim != 1:
+            raise ValueError(f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: take its mean or sum")
         grad = torch.where(self.learned, grad, 0.0)
         finite = torch.isfinite(losses) & torch.isfinite(grad.sum(1))
         if not bool(finite.all()):
@@ -367,7 +339,8 @@ class _Run:
         OPTIMIZERS[self.plan.optimizer](values, self.state["m"], self.state["v"], grad, self.rates, step + 1)
         if self.bounded:
             torch.maximum(values, self.least, out=values)
-        self.rows.stepped()
+        if isinstance(self.rows, Alone):
+            self.rows.write_back(values, {})
 
     def stop(self, which: Tensor) -> None:
         """Stop networks after the steps taken so far."""
@@ -386,7 +359,7 @@ class _Run:
         self.rows.base.train()
         going = self.going.cpu().numpy()
         for key, value in values.items():
-            array = value.cpu().numpy()
+            array = value.detach().cpu().numpy()
             shape, kind = (len(array), len(self.points), *array.shape[1:]), np.result_type(array.dtype, np.float32)
             self.measured.setdefault(key, np.full(shape, np.nan, kind))[going, k] = array[going]
         self.evaluated = k + 1
@@ -397,10 +370,8 @@ class _Run:
         """Keep, slow down and stop networks by the values (networks,) of the first metric."""
         plan, state, going = self.plan, self.state, self.going
         if values.ndim != 1:
-            raise ValueError(
-                f"patience, lr_patience and stop_below need a scalar as first metric, {name!r} has shape "
-                f"{tuple(values.shape[1:])}"
-            )
+            shape = tuple(values.shape[1:])
+            raise ValueError(f"patience, lr_patience and stop_below need a scalar first, {name!r} has shape {shape}")
         fell = _fell(values, state["best"], state["waited"]) | first
         waited = state["waited"].masked_fill_(fell, 0)
         if plan.lr_patience and not first:
@@ -415,7 +386,7 @@ class _Run:
             low = values <= plan.stop_below
             stopping |= state["low"].add_(1).masked_fill_(~low, 0) >= 3
         stopping &= going
-        if self.plan.patience or self.plan.stop_below is not None:
+        if plan.patience or plan.stop_below is not None:
             keeping = going & (fell if plan.patience else stopping)
             state["kept"] |= keeping
             state["kept_values"].copy_(torch.where(keeping[:, None], self.rows.values, state["kept_values"]))
@@ -440,6 +411,7 @@ class _Run:
         self.measured = {key: tensor.cpu().numpy() for key, tensor in found["measured"].items()}
         self.step, self.evaluated, self.seconds = found["step"], found["evaluated"], found["seconds"]
         self.kept_buffers, self.over = found["kept_buffers"], not bool(self.going.any())
+        self.rows.buffers.update(found["buffers"])  # a stack's; those of a network alone are its own
         self.rows.write_back(self.rows.values, found["buffers"])
 
 
@@ -459,175 +431,3 @@ def _chosen(which: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor])
         mask = which.view(-1, *[1] * (buffer.ndim - 1))
         found[key] = torch.where(mask, buffer, old[key]) if same else buffer.clone()
     return found
-
-
-class _Stack:
-    """The parameters of all networks as one matrix, a row a network, and measures on it."""
-
-    dim = 2  # of sequences in data
-
-    def __init__(self, networks: Sequence[nn.Module]):
-        self.networks = networks
-        named = dict(networks[0].named_parameters())
-        self.names, self.shapes = list(named), [value.shape for value in named.values()]
-        self.sizes = [shape.numel() for shape in self.shapes]
-        rows = [torch.cat([value.detach().flatten() for value in net.parameters()]) for net in networks]
-        self.values = torch.stack(rows)
-        trained = [torch.cat([torch.full((p.numel(),), p.requires_grad) for p in net.parameters()]) for net in networks]
-        self.trainable = torch.stack(trained).to(self.values.device)
-        self.base = self.prepared()
-
-    def prepared(self) -> nn.Module:
-        """Stack the buffers too, and return the module that is called."""
-        several = [dict(network.named_buffers()) for network in self.networks]
-        self.buffers = {key: torch.stack([each[key].detach() for each in several]) for key in several[0]}
-        return _Call(self.networks[0])
-
-    def at_once(self, data: Sequence[Tensor], batch_size: int | None) -> int:
-        """Return how many networks to train in one stack."""
-        fitting = max(1, int(MEMORY / self.footprint(data, batch_size)))
-        return min(max(AT_ONCE, NUMBERS // self.values.shape[1]), fitting)
-
-    def footprint(self, data: Sequence[Tensor], batch_size: int | None) -> float:
-        """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
-        size, numbers = self.values.shape[1], 4.0 * self.values.shape[1]
-        for i, tensor in enumerate(data):
-            share = 1.0 if batch_size is None or tensor.ndim < 3 else batch_size / tensor.shape[2]
-            numbers += share * tensor[0].numel()
-            if i == 0:  # time and batch, if it has them
-                numbers += share * math.prod(tensor.shape[1:3]) * STATES * math.sqrt(size)
-        return numbers * self.values.element_size()
-
-    def column(self, value: PerNetwork, what: str) -> Tensor:
-        """Return one number, or one a network, as a column (networks, 1)."""
-        column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
-        if len(column) not in (1, len(self.networks)):
-            raise ValueError(
-                f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}"
-            )
-        return column
-
-    def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:
-        """Return a matrix (networks, numbers) of what was given for names of parameters, else the default."""
-        parts = torch.full_like(self.values, default).split(self.sizes, 1)
-        for pattern, value in given.items():
-            fitting = [i for i, name in enumerate(self.names) if fnmatchcase(name, pattern)]
-            if not fitting:
-                raise ValueError(f"no parameter is called {pattern!r}; there are {', '.join(self.names)}")
-            for i in fitting:
-                parts[i].copy_(self.column(value, pattern).expand_as(parts[i]))
-        return torch.cat(parts, 1)
-
-    def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
-        """Return ``function(network, *data)`` of every network, stacked."""
-        parts = self.values.split(self.sizes, 1)
-        parameters = {
-            f"network.{name}": part.unflatten(1, shape) if shape else part[:, 0]
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
-        buffers = {f"network.{name}": buffer for name, buffer in self.buffers.items()}
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
-            return functional_call(self.base, (parameters, buffers), (function, *data))
-
-        return torch.vmap(one)(parameters, buffers, tuple(data))
-
-    def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the losses (networks,) and their gradients (networks, numbers)."""
-        p = self.values.requires_grad_(True)
-        losses = _scalar(self.measure(loss, data))
-        (grad,) = torch.autograd.grad(losses.sum(), p)
-        p.requires_grad_(False)
-        return losses.detach(), grad
-
-    def stepped(self) -> None:
-        """Nothing to do: the rows themselves are what is called."""
-
-    def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Put rows and buffers into the networks."""
-        with torch.no_grad():
-            for network, row in zip(self.networks, values, strict=True):
-                for parameter, part in zip(network.parameters(), row.split(self.sizes), strict=True):
-                    parameter.copy_(part.view_as(parameter))
-            for key, buffer in buffers.items():
-                self.buffers[key].copy_(buffer)
-                for network, own in zip(self.networks, buffer, strict=True):
-                    network.get_buffer(key).copy_(own)
-
-
-class _Alone(_Stack):
-    """The same of one network, which is called as it is; its buffers are its own."""
-
-    dim = 1
-
-    def prepared(self) -> nn.Module:
-        """Return the network."""
-        (network,) = self.networks
-        return network
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """The network's buffers as they are now, with the network as first dimension."""
-        return {key: buffer.detach()[None] for key, buffer in self.base.named_buffers()}
-
-    def at_once(self, data: Sequence[Tensor], batch_size: int | None) -> int:
-        """Return 1."""
-        return 1
-
-    def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
-        """Return ``function(network, *data)``, with the network as first dimension."""
-        return function(self.base, *data)[None]
-
-    def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the loss (1,) and its gradient (1, numbers)."""
-        losses, parameters = _scalar(self.measure(loss, data)), list(self.base.parameters())
-        learned = [p for p in parameters if p.requires_grad]
-        grads = torch.autograd.grad(losses[0], learned, allow_unused=True, materialize_grads=True)
-        found = dict(zip(map(id, learned), grads, strict=True))
-        return losses.detach(), torch.cat([found.get(id(p), p.detach()).flatten() for p in parameters])[None]
-
-    def stepped(self) -> None:
-        """Copy the row into the network."""
-        self.write_back(self.values, {})
-
-    def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Put the row and the buffers into the network; in place, but for buffers whose shape has changed."""
-        with torch.no_grad():
-            for p, part in zip(self.base.parameters(), values[0].split(self.sizes), strict=True):
-                p.copy_(part.view_as(p))
-            for key, (own,) in buffers.items():
-                path, _, name = key.rpartition(".")
-                module = self.base.get_submodule(path)
-                there = module._buffers[name]
-                if there is not None and there.shape == own.shape:
-                    there.copy_(own)
-                else:
-                    setattr(module, name, own.clone())
-
-
-def _scalar(losses: Tensor) -> Tensor:
-    if losses.ndim != 1:
-        raise ValueError(f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: take its mean or its sum")
-    return losses
-
-
-class _Call(nn.Module):
-    """Gives a function of a network the network whose parameters `functional_call` has put in."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        modules = [(path, module._buffers) for path, module in network.named_modules()]
-        self.held = [(buffers, key, f"{path}.{key}") for path, buffers in modules for key in buffers]
-
-    def forward(self, function: Metric, *data: Tensor) -> Tensor:
-        """Return ``function(network, *data)``."""
-        before = [buffers[key] for buffers, key, _ in self.held]
-        found = function(self.network, *data)
-        for tensor, (buffers, key, path) in zip(before, self.held, strict=True):
-            if buffers[key] is not tensor:
-                raise ValueError(
-                    f"buffer {path.lstrip('.')!r} was assigned anew, which a stack of networks loses: change it in "
-                    "place (copy_), or call fit for each network by itself"
-                )
-        return found

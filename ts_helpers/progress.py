@@ -1,4 +1,4 @@
-"""A progress bar that is also readable in a log."""
+"""How far a loop is, on a terminal and in a log; nothing of what is counted."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,18 +9,11 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
-def progress(items: Iterable[Item], name: str, total: int, first: int = 0, unit: str = "epoch") -> Iterator[Item]:
-    """Pass items on, and show how far it is and how long it still takes.
+def progress(items: Iterable[Item], name: str, total: int, first: int = 0) -> Iterator[Item]:
+    """Pass steps on, of which there are total with first done before, and show how long the others still take.
 
     On a terminal it is a bar. Elsewhere, in a log or a notebook, every half minute it is a line, and for what takes
     less than that, nothing.
-
-    Args:
-        items: what is counted.
-        name: stands before the bar.
-        total: items there are, those done before included.
-        first: items done before.
-        unit: what an item is.
     """
     terminal = sys.stderr.isatty()
     yield from tqdm(
@@ -28,7 +21,7 @@ def progress(items: Iterable[Item], name: str, total: int, first: int = 0, unit:
         name,
         total=total,
         initial=first,
-        unit=unit,
+        unit="step",
         ascii=True,
         file=sys.stderr if terminal else _Lines(sys.stderr),
         mininterval=0.5 if terminal else 30,
@@ -38,24 +31,13 @@ def progress(items: Iterable[Item], name: str, total: int, first: int = 0, unit:
     )
 
 
-def announce(what: str, seconds: float) -> None:
-    """Say beforehand how long something will take, where that is more than a minute."""
-    if seconds > 60:
-        minutes = round(seconds / 60)
-        print(f"{what}: {f'{minutes} min' if minutes < 120 else f'{minutes / 60:.0f} h'}", file=sys.stderr)
-
-
 class _Lines:
     """A stream on which every state of the bar becomes a line of its own."""
 
     def __init__(self, stream: TextIO):
-        self.stream = stream
+        self.stream, self.flush = stream, stream.flush
 
     def write(self, text: str) -> None:
         """Write a line, without what a terminal would need to overwrite the last one."""
         if text.strip():
             self.stream.write(text.strip("\r\n ") + "\n")
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self.stream.flush()

@@ -143,7 +143,7 @@ def train(
 
     gradient = gradient or partial(_gradient, network, loss)
     start = saved = time.perf_counter()
-    for step in progress(range(taken, steps + 1), name, steps, taken, "step"):
+    for step in progress(range(taken, steps + 1), name, steps, taken):
         if step in looks:
             losses[looks == step] = _looked(network, look, held)
             seen = losses[looks <= step]

@@ -1,0 +1,183 @@
+"""Parameters of networks as rows of a matrix, and functions of all networks at once; how they learn is in `fit`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ts_helpers._checkpoint import Identity, difference
+
+Metric = Callable[..., Tensor]
+PerNetwork = float | Sequence[float] | Tensor
+
+STATES = 8  # arrays (time, batch, units) that a network keeps for its backward pass; it has no more units than the
+# square root of its parameters
+
+
+def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[str, str]:
+    """Return what the networks are besides parameters and buffers; refuse those that cannot be trained together."""
+    if not nets:
+        raise ValueError("networks must hold one or more networks, got none")
+    first, owners = identity.network(nets[0]), dict[int, int]()
+    for number, network in enumerate(nets if len(nets) > 1 else ()):
+        for path, module in network.named_modules():
+            if isinstance(module, nn.RNNBase):
+                raise ValueError(
+                    f"torch cannot run {path or 'the network'}, an nn.{type(module).__name__}, for several networks at "
+                    "once: call fit for each network by itself, or build it of a cell and `cells.unroll`"
+                )
+        for path, tensor in (*network.named_parameters(), *network.named_buffers()):
+            owner = owners.setdefault(tensor.data_ptr() or id(tensor), number)
+            if owner != number:
+                raise ValueError(f"networks {owner} and {number} share the tensor {path!r}: copy.deepcopy one of them")
+        path = difference(first, identity.network(network))
+        if path:
+            raise ValueError(
+                "networks must be of one architecture and differ in nothing but parameters and buffers: number "
+                f"{number} differs from the first in {path!r}; train it apart, or make that a buffer"
+            )
+    return first
+
+
+class Stack:
+    """The parameters of all networks as one matrix, a row a network, and measures on it."""
+
+    dim = 2  # of sequences in data
+
+    def __init__(self, networks: Sequence[nn.Module]):
+        self.networks = networks
+        named = dict(networks[0].named_parameters())
+        self.names, self.shapes = list(named), [value.shape for value in named.values()]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        rows = [torch.cat([value.detach().flatten() for value in net.parameters()]) for net in networks]
+        self.values = torch.stack(rows)
+        trained = [torch.cat([torch.full((p.numel(),), p.requires_grad) for p in net.parameters()]) for net in networks]
+        self.trainable = torch.stack(trained).to(self.values.device)
+        self.parameters = [list(network.parameters()) for network in networks]
+        self.base = self.prepared()
+
+    def prepared(self) -> nn.Module:
+        """Stack the buffers too, and return the module that is called."""
+        several = [dict(network.named_buffers()) for network in self.networks]
+        self.buffers = {key: torch.stack([each[key].detach() for each in several]) for key in several[0]}
+        return _Call(self.networks[0])
+
+    def footprint(self, data: Sequence[Tensor], batch_size: int | None) -> float:
+        """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
+        size, numbers = self.values.shape[1], 4.0 * self.values.shape[1]
+        for i, tensor in enumerate(data):
+            share = 1.0 if batch_size is None or tensor.ndim < 3 else batch_size / tensor.shape[2]
+            numbers += share * tensor[0].numel()
+            if i == 0:  # time and batch, if it has them
+                numbers += share * math.prod(tensor.shape[1:3]) * STATES * math.sqrt(size)
+        return numbers * self.values.element_size()
+
+    def column(self, value: PerNetwork, what: str) -> Tensor:
+        """Return one number, or one a network, as a column (networks, 1)."""
+        column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
+        if len(column) not in (1, len(self.networks)):
+            raise ValueError(
+                f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}"
+            )
+        return column
+
+    def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:
+        """Return a matrix (networks, numbers) of what was given for names of parameters, else the default."""
+        parts = torch.full_like(self.values, default).split(self.sizes, 1)
+        for pattern, value in given.items():
+            fitting = [i for i, name in enumerate(self.names) if fnmatchcase(name, pattern)]
+            if not fitting:
+                raise ValueError(f"no parameter is called {pattern!r}; there are {', '.join(self.names)}")
+            for i in fitting:
+                parts[i].copy_(self.column(value, pattern).expand_as(parts[i]))
+        return torch.cat(parts, 1)
+
+    def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
+        """Return ``function(network, *data)`` of every network, stacked."""
+        parts = self.values.split(self.sizes, 1)
+        parameters = {
+            f"network.{name}": part.unflatten(1, shape) if shape else part[:, 0]
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+        buffers = {f"network.{name}": buffer for name, buffer in self.buffers.items()}
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
+            return functional_call(self.base, (parameters, buffers), (function, *data))
+
+        return torch.vmap(one)(parameters, buffers, tuple(data))
+
+    def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the losses (networks,) and their gradients (networks, numbers)."""
+        p = self.values.requires_grad_(True)
+        losses = self.measure(loss, data)
+        (grad,) = torch.autograd.grad(losses.sum(), p)
+        p.requires_grad_(False)
+        return losses.detach(), grad
+
+    def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Put rows and buffers into the networks; in place, but for buffers whose shape has changed."""
+        with torch.no_grad():
+            for i, network in enumerate(self.networks):
+                for p, part in zip(self.parameters[i], values[i].split(self.sizes), strict=True):
+                    p.copy_(part.view_as(p))
+                for key, buffer in buffers.items():
+                    path, _, name = key.rpartition(".")
+                    module = network.get_submodule(path)
+                    there = module._buffers[name]
+                    if there is not None and there.shape == buffer[i].shape:
+                        there.copy_(buffer[i])
+                    else:
+                        setattr(module, name, buffer[i].clone())
+
+
+class Alone(Stack):
+    """The same of one network, which is called as it is; its buffers are its own."""
+
+    dim = 1
+
+    def prepared(self) -> nn.Module:
+        """Return the network."""
+        (network,) = self.networks
+        return network
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """The network's buffers as they are now, with the network as first dimension."""
+        return {key: buffer.detach()[None] for key, buffer in self.base.named_buffers()}
+
+    def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
+        """Return ``function(network, *data)``, with the network as first dimension."""
+        return function(self.base, *data)[None]
+
+    def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the loss (1,) and its gradient (1, numbers)."""
+        losses, (parameters,) = self.measure(loss, data), self.parameters
+        learned = [p for p in parameters if p.requires_grad]
+        grads = torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True)
+        found = dict(zip(map(id, learned), grads, strict=True))
+        return losses.detach(), torch.cat([found.get(id(p), p.detach()).flatten() for p in parameters])[None]
+
+
+class _Call(nn.Module):
+    """Gives a function of a network the network whose parameters `functional_call` has put in."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        modules = [(path, module._buffers) for path, module in network.named_modules()]
+        self.held = [(buffers, key, f"{path}.{key}") for path, buffers in modules for key in buffers]
+
+    def forward(self, function: Metric, *data: Tensor) -> Tensor:
+        """Return ``function(network, *data)``."""
+        before = [buffers[key] for buffers, key, _ in self.held]
+        found = function(self.network, *data)
+        for tensor, (buffers, key, path) in zip(before, self.held, strict=True):
+            if buffers[key] is not tensor:
+                raise ValueError(
+                    f"buffer {path.lstrip('.')!r} was assigned anew, which a stack of networks loses: change it in "
+                    "place (copy_), or call fit for each network by itself"
+                )
+        return found
