@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from ts_helpers.datasets.copying import (
     ADDING_MEMORYLESS,
     ALPHABET,
-    DUMMY,
     SIGNAL,
     adding,
     copying,
@@ -24,27 +23,18 @@ def drawn(task, T=30, n_sequences=200, seed=0):
 
 
 @pytest.mark.parametrize("T", [1, 2, 30, 500])
-def test_copying_is_what_the_paper_writes(T):
-    x, y = drawn("copying", T)
-    assert x.dtype == y.dtype == torch.int64
-    for sequence, target in zip(x.T.tolist(), y.T.tolist(), strict=True):
-        symbols = sequence[:10]
-        assert set(symbols) <= set(range(8))
-        assert sequence == symbols + (T - 1) * [8] + [9] + 10 * [8]  # the ninth is the dummy, the tenth the signal
-        assert target == (T + 10) * [8] + symbols
-
-
-@pytest.mark.parametrize("T", [1, 2, 30, 500])
-def test_variable_copying_is_what_the_paper_writes(T):
-    x, y = drawn("variable", T)
-    assert x.shape == y.shape == (T + 21, 200)
+@pytest.mark.parametrize("task", COPIES)
+def test_copying_is_what_the_paper_writes(task, T):
+    x, y = drawn(task, T)
+    assert x.shape == y.shape == (T + (20 if task == "copying" else 21), 200)
     assert x.dtype == y.dtype == torch.int64
     for sequence, target in zip(x.T.tolist(), y.T.tolist(), strict=True):
         symbols, pause = sequence[:10], sequence.index(SIGNAL) - 10
         assert set(symbols) <= set(range(8))
-        assert 1 <= pause <= T
-        assert sequence == symbols + pause * [8] + [9] + (T + 10 - pause) * [8]
-        assert target == (10 + pause + 1) * [8] + symbols + (T - pause) * [8]
+        assert pause == T - 1 if task == "copying" else 1 <= pause <= T
+        # the ninth is the dummy, the tenth the signal
+        assert sequence == symbols + pause * [8] + [9] + (len(x) - 11 - pause) * [8]
+        assert target == (10 + pause + 1) * [8] + symbols + (len(x) - 21 - pause) * [8]
 
 
 def test_variable_pauses_are_equally_likely():
@@ -61,14 +51,6 @@ def test_symbols_are_equally_likely_and_independent(task):
     torch.testing.assert_close(often, torch.full((10, 8), 1 / 8), atol=0.0074, rtol=0)  # 5 standard errors
     correlations = torch.corrcoef(symbols.double())
     torch.testing.assert_close(correlations, torch.eye(10, dtype=torch.float64), atol=0.023, rtol=0)
-
-
-def test_a_batch_of_one_pause_is_a_copying_task():
-    # the same random pause g in a whole batch, which ends with the last symbol, in place of `variable_copying`
-    x, y = drawn("copying", 7 + 1)
-    assert bool(((x == SIGNAL).int().argmax(0) == 10 + 7).all())
-    assert bool((y[10 + 7 + 1 :] != DUMMY).all())
-    assert len(x) == 10 + 7 + 1 + 10
 
 
 def since(task, x):

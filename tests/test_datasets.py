@@ -12,6 +12,14 @@ from ts_helpers.datasets.sines import COMPONENTS, random_components, sums_of_sin
 from ts_helpers.datasets.teachers import smoothed_noise, truncated_gaussian
 from ts_helpers.datasets.text import streams
 from ts_helpers.datasets.warping import padded, warp, warped
+from ts_helpers.timescales import chrono_init_, unknown_range_init_
+
+
+def started(init, generator):
+    bias = torch.empty(50)
+    init(bias, 40, generator=generator)
+    return [bias]
+
 
 DRAWS = {
     "random_components": lambda g: [sums_of_sines(random_components(2, generator=g))],
@@ -25,6 +33,8 @@ DRAWS = {
     "variable_copying": lambda g: variable_copying(30, 4, generator=g),
     "adding": lambda g: adding(30, 4, generator=g),
     "permutation": lambda g: [permutation(64, generator=g)],
+    "chrono_init_": lambda g: started(chrono_init_, g),
+    "unknown_range_init_": lambda g: started(unknown_range_init_, g),
     "images": lambda g: [z for data in [images(generator=g)] for z in (data.train.x, data.valid.y, data.test.x)],
 }
 

@@ -36,10 +36,7 @@ def test_sines_are_of_the_kind_that_the_authors_code_gives_away():
     assert x.min().item() == pytest.approx(-1.9, abs=0.02)
     assert x.max().item() == pytest.approx(1.6, abs=0.02)
     assert bool((x[0] == 0).all())
-
-
-def test_trivial_answers_score_what_the_authors_code_implies():
-    x = sums_of_sines().numpy().astype(float)
+    x = x.numpy().astype(float)
     constant = ((x - x.mean(0)) ** 2).sum((0, 2)).mean()
     before = ((x[1:] - x[:-1]) ** 2).sum((0, 2)).mean()
     assert constant == pytest.approx(42.1, rel=0.01)  # the authors'

@@ -13,16 +13,10 @@ def smoothed(n_steps=20, n_sequences=6, features=2, *, seed=0, **how):
     return smoothed_noise(n_steps, n_sequences, features, generator=generator(seed), **how)
 
 
-def test_smoothed_noise_has_its_shape_and_repeats_with_its_seed():
-    assert smoothed().shape == (20, 6, 2)
-    assert smoothed().dtype == torch.get_default_dtype()
-    assert torch.equal(smoothed(seed=3), smoothed(seed=3))
-    assert not torch.equal(smoothed(seed=3), smoothed(seed=4))
-
-
-@pytest.mark.parametrize(("window", "order"), [(7, 3), (5, 2), (3, 0)])
+@pytest.mark.parametrize(("window", "order"), [(7, 3), (5, 2), (3, 0), (1, 0)])
 def test_smoothed_noise_is_the_middle_of_a_polynomial_fitted_to_each_window(window, order):
     x = smoothed(window=window, order=order).numpy()
+    assert (x.shape, x.dtype) == ((20, 6, 2), np.float32)
     noise, half = torch.rand(20, 6, 2, generator=generator()).numpy().astype(float), window // 2
     for t in range(half, 20 - half):
         for s in range(6):
@@ -38,14 +32,9 @@ def test_smoothed_noise_has_the_stated_mean_and_range():
     assert 0 < outside < 0.05  # a few
 
 
-def test_noise_through_a_window_of_one_step_stays_white():
-    assert torch.equal(smoothed(window=1, order=0), torch.rand(20, 6, 2, generator=generator()))
-
-
 def test_smoothed_noise_of_one_window_is_one_polynomial():
     x = smoothed(n_steps=7).numpy()
-    for s in range(6):
-        assert np.abs(np.diff(x[:, s, 0], 4)).max() < 1e-5  # of order 3: fourth differences are 0
+    assert np.abs(np.diff(x, 4, axis=0)).max() < 1e-5  # of order 3: fourth differences are 0
 
 
 def drawn(n=5, mean=0.5, sd=0.2, seed=0):

@@ -54,10 +54,7 @@ def test_characters_are_numbered_by_the_alphabet_and_cut_in_order(tmp_path):
     assert data.train.dtype == torch.uint8
     assert data.alphabet == ALPHABET
     assert [written(part) for part in parts(data)] == [expected[:43], expected[43:45], expected[45:]]  # of 48
-
-
-def test_hundred_million_characters_are_cut_as_text8_is():
-    assert text._parts(10**8) == (slice(90_000_000), slice(90_000_000, 95_000_000), slice(95_000_000, 10**8))
+    assert text._parts(10**8) == (slice(90_000_000), slice(90_000_000, 95_000_000), slice(95_000_000, 10**8))  # text8
 
 
 def test_default_is_python_s_help_and_says_so():
@@ -81,6 +78,8 @@ BAD = [
     ("plus élevé".encode("latin-1"), r"must be a text in UTF-8, got .*byte 0xe9 in position 5"),
     ("some plain words".encode("utf-16"), r"must be a text in UTF-8, got .*byte 0xff in position 0"),
     ("some plain words".encode("utf-16-le"), r"must be a text in UTF-8, got a zero byte at 1"),
+    (b"", r"must have 20 or more words, got 0"),
+    (b"a b\n" * 6, r"must have 20 or more words, got 18"),
 ]
 
 
@@ -89,7 +88,7 @@ def test_file_that_holds_no_text_is_refused_by_name_rule_and_value(content, mess
     path = tmp_path / "mine.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{path} {message}"):
-        characters(path)
+        (words if "words," in message else characters)(path)
 
 
 def test_shortest_text_has_a_symbol_in_each_part_and_a_byte_order_mark_is_none(tmp_path):
@@ -105,6 +104,11 @@ def test_missing_file_is_refused_by_name(read, tmp_path):
         read(tmp_path)  # a folder, without the Penn Treebank's files
 
 
+def test_fewer_than_two_words_are_refused():
+    with pytest.raises(ValueError, match="most must be 2 or more, got most=1"):
+        words(most=1)
+
+
 # --- streams
 
 
@@ -114,6 +118,7 @@ def test_streams_equal_an_example_by_hand():
     assert x.dtype == torch.uint8
     assert x.tolist() == [[[0, 6], [1, 7], [2, 8]], [[3, 9], [4, 10], [5, 11]]]
     assert y.tolist() == [[[1, 7], [2, 8], [3, 9]], [[4, 10], [5, 11], [6, 12]]]
+    assert streams(torch.arange(7), 2, 3)[1][-1, -1].tolist() == [3, 6]  # just long enough
 
 
 def test_streams_go_on_from_window_to_window_and_overlap_nowhere():
@@ -123,11 +128,6 @@ def test_streams_go_on_from_window_to_window_and_overlap_nowhere():
     for b in range(4):
         assert torch.equal(x[:, :, b].flatten(), codes[b * 234 : (b + 1) * 234])
         assert torch.equal(y[:, :, b].flatten(), codes[b * 234 + 1 : (b + 1) * 234 + 1])
-
-
-def test_streams_take_a_text_that_is_just_long_enough():
-    x, y = streams(torch.arange(7), 2, 3)
-    assert (x.shape, int(y[-1, -1, -1])) == ((1, 3, 2), 6)
 
 
 # --- words
@@ -171,20 +171,6 @@ def test_penn_treebank_s_own_parts_are_kept_and_it_is_called_so_by_their_sizes(t
     (folder / "ptb.test.txt").unlink()
     with pytest.raises(ValueError, match=r"cannot read a text from .*ptb\.test\.txt"):
         words(folder)
-
-
-@pytest.mark.parametrize(
-    ("content", "most", "message"),
-    [
-        ("", 10, r"mine\.txt must have 20 or more words, got 0"),
-        ("a b\n" * 6, 10, r"mine\.txt must have 20 or more words, got 18"),
-        (LINES, 1, r"most must be 2 or more, got most=1"),
-    ],
-)
-def test_too_few_words_are_refused(content, most, message, tmp_path):
-    (tmp_path / "mine.txt").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        words(tmp_path / "mine.txt", most)
 
 
 # --- text8, of which no test reaches the real one
@@ -244,44 +230,39 @@ def test_file_is_called_text8_only_if_it_is(kept, tmp_path):
 class Interrupted(io.BytesIO):
     """A connection that breaks while it is read."""
 
-    def __init__(self, error):
-        super().__init__()
-        self.error = error
-
     def read(self, *_):
         raise self.error
 
 
+def interrupted(error):
+    opened = Interrupted()
+    opened.error = error
+    return lambda url, timeout: opened
+
+
+STAND_IN_OF = hashlib.sha256(STAND_IN).hexdigest(), hashlib.sha256(STAND_IN[:-1]).hexdigest()
 FAILURES = {
     "no network": (answer(urllib.error.URLError("Name or service not known")), "Name or service not known"),
-    "interrupted": (lambda url, timeout: Interrupted(IncompleteRead(b"", 9)), "IncompleteRead"),
-    "too slow": (lambda url, timeout: Interrupted(TimeoutError("timed out")), "timed out"),
+    "interrupted": (interrupted(IncompleteRead(b"", 9)), "IncompleteRead"),
+    "too slow": (interrupted(TimeoutError("timed out")), "timed out"),
     "cut": (answer(archive()[:-30]), "not a zip file"),
     "damaged": (answer(archive().replace(archive()[40:44], b"\0\0\0\0")), ""),
     "page": (answer(b"<html>Sign in to this network</html>"), "not a zip file"),
     "other file": (answer(archive(name="text9")), "no item named 'text8'"),
+    "other text": (answer(archive(STAND_IN[:-1])), "must hold a text of SHA-256 {}, got {}".format(*STAND_IN_OF)),
 }
 
 
 @pytest.mark.parametrize(("opener", "reason"), FAILURES.values(), ids=FAILURES)
 def test_broken_download_leaves_nothing_and_says_what_to_take_instead(opener, reason, kept, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", opener)
-    message = (
-        rf'cannot download http://mattmahoney\.net/dc/text8\.zip: .*{reason}.*; take "python", .* name a text file'
-    )
+    begin = "" if "SHA" in reason else "cannot download "
+    message = rf'^{begin}http://mattmahoney\.net/dc/text8\.zip.*{reason}.*; take "python", .* name a text file'
     with pytest.raises(RuntimeError, match=message):
         characters("text8")
     assert not kept.exists()
     monkeypatch.setattr("urllib.request.urlopen", answer(archive()))
     assert characters("text8").name == "text8"
-
-
-def test_text_that_is_not_text8_is_refused(kept, monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", answer(archive(STAND_IN[:-1])))
-    digest = hashlib.sha256(STAND_IN[:-1]).hexdigest()
-    with pytest.raises(RuntimeError, match=f"must hold a text of SHA-256 {text.TEXT8_SHA256}, got {digest}; take "):
-        characters("text8")
-    assert not kept.exists()
 
 
 def test_damaged_text8_is_downloaded_again(kept, monkeypatch):
