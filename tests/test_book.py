@@ -87,6 +87,7 @@ const still = document.createElement("style");
 still.textContent = "* { transition: none !important; animation: none !important; }";
 document.head.append(still);
 document.querySelectorAll("article details").forEach(d => { d.open = true; });
+scrollTo(0, 0);
 window.define = undefined;
 """
 AXE = """
