@@ -1,0 +1,936 @@
+import io
+import math
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ts_helpers import _checkpoint, progress
+from ts_helpers import fit as module
+from ts_helpers.cells import MTRNNCell, unroll
+from ts_helpers.fit import fit
+from ts_helpers.timescales import Clamped, Direct, raw_name, set_dial
+
+TAU = raw_name("cell.alpha")
+
+
+class Layers(nn.Module):
+    """Two small layers and a read-out, with a scale of no dimension."""
+
+    def __init__(self, seed, update="simultaneous", hidden=2):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.cell = MTRNNCell(1, (3, hidden), (2, 6), Clamped(), update=update, generator=generator)
+        self.V = nn.Parameter(torch.randn(3, generator=generator) / 2)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return self.scale * (torch.tanh(unroll(self.cell, x)[..., :3]) @ self.V)
+
+
+class Leaky(nn.Module):
+    """A leak and a weight of its own, without a cell."""
+
+    def __init__(self, tau=2.0, turn=torch.tanh):
+        super().__init__()
+        self.tau, self.turn, self.w = tau, turn, nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return self.turn(self.w * x[..., 0] / self.tau)
+
+
+def loss(network, x, y):
+    return (network(x) - y).square().mean()
+
+
+def time_constants(network, x, y):
+    return 1 / network.cell.alpha
+
+
+def furthest(network, x, y):
+    return (network(x) - y).abs().max()
+
+
+METRICS = {"loss": loss, "tau": time_constants}
+
+
+def networks_of(n, **how):
+    return [Layers(seed, **how).double() for seed in range(n)]
+
+
+def data_of(n, sequences=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, sequences, 1, generator=generator, dtype=torch.float64)
+    return [x, torch.randn(n, 6, sequences, generator=generator, dtype=torch.float64)]
+
+
+def values(networks):
+    return torch.stack([torch.cat([p.detach().flatten() for p in net.parameters()]) for net in networks])
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return nn.Linear(3, 1)
+
+
+def batch(step):
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+    return x, x.sum(1, keepdim=True)
+
+
+HELD = batch(10_000)
+
+
+def alone(network=None, loss=loss, data=batch, **how):
+    """A network, and its history, trained by itself on batches made as they are needed."""
+    network = network or linear()
+    how = dict(n_steps=40, eval_interval=10, optimizer="rmsprop", lr=0.01, eval_data=HELD) | how
+    return network, fit(network, loss, data, **how)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Sets how many networks a stack may have."""
+
+    def at_once(n):
+        monkeypatch.setattr(module, "AT_ONCE", n)
+        monkeypatch.setattr(module, "NUMBERS", 0)
+
+    return at_once
+
+
+# Steps of the optimisers
+
+
+def plain_loop(network, batches, optimizer, lr, tau_scale=1.0, clip_norm=None, norm_type=2.0, bound=None):
+    """As PyTorch has it; returns the losses before each step."""
+    tau = [p for name, p in network.named_parameters() if name == TAU]
+    groups = [{"params": [p for p in network.parameters() if p is not (tau or [None])[0]]}]
+    groups += [{"params": tau, "lr": lr * tau_scale}] if tau else []
+    made = torch.optim.Adam(groups, lr=lr) if optimizer == "adam" else torch.optim.RMSprop(groups, lr=lr, alpha=0.9)
+    losses = []
+    for some in batches:
+        made.zero_grad()
+        error = loss(network, *some)
+        error.backward()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm, norm_type)
+        made.step()
+        if bound is not None:
+            with torch.no_grad():
+                tau[0].clamp_(min=bound)
+        losses.append(error.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(),
+        dict(optimizer="rmsprop"),
+        dict(clip_norm=0.05, norm_type=2.0),
+        dict(clip_norm=0.02, norm_type=math.inf, tau_scale=10.0),
+        dict(clip_norm=1e6, tau_scale=10.0),
+        dict(tau_scale=100.0, bound=1.5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n", [1, 3])
+def test_networks_learn_as_in_a_plain_loop_of_torch(how, n):
+    networks, plain, data = networks_of(n), networks_of(n), data_of(n)
+    mine = {key: how[key] for key in ("clip_norm", "norm_type", "optimizer") if key in how}
+    mine |= dict(
+        lr_scale={TAU: how.get("tau_scale", 1.0)}, lower_bounds={TAU: how["bound"]} if "bound" in how else None
+    )
+    history = fit(networks, loss, data, epochs=25, lr=0.02, metrics=METRICS, **mine)
+    for i, network in enumerate(plain):
+        expected = plain_loop(network, 25 * [[t[i] for t in data]], **dict(optimizer="adam", lr=0.02) | how)
+        np.testing.assert_allclose(history.metrics["loss"][i, :-1], expected, rtol=1e-5)
+    # torch adds 1e-6 to the norm before it clips; without clipping the two agree to rounding
+    tolerance = 1e-4 if "clip_norm" in how else 1e-9
+    torch.testing.assert_close(values(networks), values(plain), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_network_alone_agrees_with_torch_for_hundreds_of_steps(optimizer):
+    mine, plain = linear().double(), linear().double()
+
+    def noisy(step):  # gradients that never vanish: none is made of rounding
+        x, y = batch(step)
+        return x.double(), (y + batch(step + 1)[1]).double()
+
+    history = fit(mine, loss, noisy, n_steps=500, eval_data=[x.double() for x in HELD], optimizer=optimizer, lr=0.01)
+    plain_loop(plain, map(noisy, range(500)), optimizer, 0.01)
+    torch.testing.assert_close(values([mine]), values([plain]), rtol=1e-10, atol=1e-10)
+    assert history.metrics["loss"][0, -1] < 0.5 * history.metrics["loss"][0, 0]
+
+
+def test_parameters_that_are_fixed_or_unused_stay_and_do_not_count_in_the_norm():
+    mine, plain = (nn.ModuleList([linear(), linear(1), linear(2)]).double() for _ in range(2))
+    for networks in (mine, plain):
+        networks[1].requires_grad_(False)
+    data = [part.double() for part in HELD]
+
+    def of_two(network, x, y):
+        return (network[0](x) + network[1](x) - y).square().mean()
+
+    fit(mine, of_two, data, epochs=300, clip_norm=0.1, lr=0.01)
+    adam = torch.optim.Adam([p for p in plain.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(300):
+        adam.zero_grad()
+        of_two(plain, *data).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
+        adam.step()
+    torch.testing.assert_close(values([mine]), values([plain]), rtol=1e-3, atol=1e-4)
+    assert torch.equal(values(mine[1:]), values([linear(1).double(), linear(2).double()]))
+
+
+@pytest.mark.parametrize("at_once", [20, 3])
+def test_networks_trained_together_equal_each_trained_alone(at_once, small):
+    small(at_once)
+    together, apart, data = networks_of(4), networks_of(4), data_of(4, 5)
+    lr, scale = [0.001, 0.01, 0.02, 0.03], [1, 10, 0, 3]
+    how = dict(epochs=6, batch_size=2, shuffle_seed=3, clip_norm=0.1, metrics=METRICS, eval_interval=2)
+    held = data_of(4, 3, seed=1)
+    history = fit(together, loss, data, lr=lr, lr_scale={TAU: scale}, eval_data=held, **how)
+    for i in range(4):
+        own, unseen = [t[i] for t in data], [t[i] for t in held]
+        one = fit(apart[i], loss, own, lr=lr[i], lr_scale={TAU: scale[i]}, eval_data=unseen, **how)
+        for key in METRICS:
+            np.testing.assert_allclose(history.metrics[key][i], one.metrics[key][0], rtol=1e-10)
+        assert torch.equal(together[i].cell.alpha, networks_of(4)[i].cell.alpha) == (scale[i] == 0)
+    torch.testing.assert_close(values(together), values(apart), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [2, 1])
+def test_more_networks_than_fit_at_once_learn_the_same(at_once, small):
+    how = dict(lr=[0.01 * (i + 1) for i in range(5)], lr_scale={TAU: [0, 1, 2, 3, 4]}, metrics=METRICS, eval_interval=3)
+    made = []
+    for n in (20, at_once):
+        small(n)
+        networks = networks_of(5)
+        made.append((fit(networks, loss, data_of(5), epochs=8, lower_bounds={TAU: [0, 1, 1.9, 0, 0]}, **how), networks))
+    (whole, one), (parts, other) = made
+    torch.testing.assert_close(values(one), values(other), rtol=1e-11, atol=1e-13)
+    assert parts.diverged.tolist() == [-1] * 5 and parts.n_steps.tolist() == [8] * 5
+    for key in METRICS:
+        np.testing.assert_allclose(parts.metrics[key], whole.metrics[key], rtol=1e-11)
+
+
+@pytest.mark.parametrize(("fitting", "stacks"), [(0, 5), (2, 3), (5, 1)])
+def test_ensemble_larger_than_memory_is_split_and_ends_the_same(fitting, stacks, tmp_path, monkeypatch):
+    whole, parts, data = networks_of(5), networks_of(5), data_of(5, 5)
+    how = dict(epochs=3, batch_size=2, lr=0.02)
+    fit(whole, loss, data, **how)
+    one = module.Stack(parts).footprint(data, 2)
+    monkeypatch.setattr(module, "MEMORY", (fitting + 0.5) * one)
+    fit(parts, loss, data, checkpoint=tmp_path, **how)
+    assert len(list(tmp_path.glob("*.pt"))) == stacks
+    torch.testing.assert_close(values(parts), values(whole), rtol=1e-9, atol=1e-9)
+
+
+def test_scale_zero_keeps_a_parameter_exactly_and_out_of_the_norm():
+    networks, plain, data = networks_of(2), networks_of(2), data_of(2)
+    before = [{name: p.detach().clone() for name, p in net.named_parameters()} for net in networks]
+    fit(networks, loss, data, epochs=10, lr=0.05, lr_scale={TAU: 0, "cell.S.*": [0, 1]}, clip_norm=0.05)
+    for i, (network, start) in enumerate(zip(networks, before, strict=True)):
+        kept = {name for name, p in network.named_parameters() if torch.equal(p, start[name])}
+        assert kept == {TAU} | ({"cell.S.0", "cell.S.1"} if i == 0 else set())
+    for name, p in plain[0].named_parameters():
+        p.requires_grad_(name != TAU and not name.startswith("cell.S."))
+    adam = torch.optim.Adam([p for p in plain[0].parameters() if p.requires_grad], lr=0.05)
+    for _ in range(10):
+        adam.zero_grad()
+        loss(plain[0], *(t[0] for t in data)).backward()
+        torch.nn.utils.clip_grad_norm_(plain[0].parameters(), 0.05)
+        adam.step()
+    torch.testing.assert_close(values(networks[:1]), values(plain[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_learning_rate_zero_keeps_a_network_exactly():
+    networks = networks_of(2)
+    fit(networks, loss, data_of(2), epochs=5, lr=torch.tensor([0.0, 0.01]))
+    kept = [torch.equal(*pair) for pair in zip(values(networks), values(networks_of(2)), strict=True)]
+    assert kept == [True, False]
+
+
+def test_lower_bound_holds_a_parameter_after_every_step():
+    networks, how = networks_of(3), dict(lr_scale={TAU: 5}, lower_bounds={TAU: [1.8, 1.0, 0.0]})
+    history = fit(networks, loss, data_of(3), epochs=60, lr=0.2, metrics=METRICS, **how)
+    assert history.metrics["tau"][0].min() == pytest.approx(1.8, abs=1e-12)  # it was reached, and held
+    for network, bound in zip(networks, (1.8, 1.0, 0.0), strict=True):
+        assert float(network.cell.parametrizations.alpha.original.detach().min()) >= bound
+
+
+# Minibatches
+
+
+@pytest.fixture
+def minibatches(monkeypatch):
+    """What every step was taken on, in a list."""
+    seen, made = [], module._Run.batch
+    monkeypatch.setattr(module._Run, "batch", lambda run, step: seen.append(made(run, step)) or seen[-1])
+    return seen
+
+
+def orders_of(minibatches, data):
+    """Which sequences each minibatch held, found in the input and in the target of every network."""
+    orders = []
+    for some in minibatches:
+        (order,) = {
+            tuple(next(k for k, whole in enumerate(full[i].unbind(1)) if torch.equal(whole, part)) for part in each)
+            for t, full in zip(some, data, strict=True)
+            for i, each in enumerate([network.unbind(1) for network in t])
+        }  # the same in all of them
+        orders.append(order)
+    return orders
+
+
+def test_every_pass_takes_each_sequence_once_in_an_order_of_its_own(minibatches):
+    data, orders = data_of(3, 5), {}
+    for seed in (0, 1, 0):
+        minibatches.clear()
+        fit(networks_of(3), loss, data, epochs=4, batch_size=2, shuffle_seed=seed)
+        found = orders_of(minibatches, data)
+        assert [len(some) for some in found] == [2, 2, 1] * 4  # the last holds what is left
+        passes = [sum(found[3 * k : 3 * k + 3], ()) for k in range(4)]
+        assert all(sorted(each) == [0, 1, 2, 3, 4] for each in passes)
+        assert len(set(passes)) == 4
+        assert orders.setdefault(seed, passes) == passes
+    assert not set(orders[0]) & set(orders[1])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_minibatches_learn_as_in_a_plain_loop(n, minibatches):
+    networks, plain, data = networks_of(n), networks_of(n), data_of(n, 5)
+    fit(networks, loss, data, epochs=6, batch_size=2, lr=0.02)
+    assert len(minibatches) == 18
+    for i, network in enumerate(plain):
+        plain_loop(network, [some if n == 1 else [t[i] for t in some] for some in minibatches], "adam", 0.02)
+    torch.testing.assert_close(values(networks), values(plain), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_steps", [4, 9, 11])
+def test_steps_go_through_the_same_passes_as_epochs(n_steps, minibatches):
+    whole, parts, data = networks_of(2), networks_of(2), data_of(2, 5)
+    fit(whole, loss, data, epochs=3, batch_size=2, shuffle_seed=5, lr=0.02)
+    passes = orders_of(minibatches, data)
+    minibatches.clear()
+    history = fit(parts, loss, data, n_steps=n_steps, batch_size=2, shuffle_seed=5, lr=0.02, eval_interval=2)
+    assert orders_of(minibatches, data)[:9] == passes[:n_steps]
+    assert (history.unit, history.at.tolist()) == ("step", sorted({*range(0, n_steps, 2), n_steps}))
+    assert torch.equal(values(parts), values(whole)) == (n_steps == 9)
+
+
+def test_batches_made_for_a_stack_are_those_of_each_network():
+    together, data = networks_of(3), data_of(3, 4)
+
+    def made(step):
+        return [t[:, :, step % 4, None] for t in data]
+
+    fit(together, loss, made, n_steps=9, lr=0.02, eval_data=data)
+    for i, network in enumerate(apart := networks_of(3)):
+        plain_loop(network, [[t[i] for t in made(step)] for step in range(9)], "adam", 0.02)
+    torch.testing.assert_close(values(together), values(apart), rtol=1e-9, atol=1e-9)
+
+
+# Evaluation, modes and buffers
+
+
+@pytest.mark.parametrize(
+    ("how", "at"),
+    [
+        (dict(epochs=6, eval_interval=2), [0, 2, 4, 6]),
+        (dict(epochs=7, eval_interval=3, batch_size=1), [0, 3, 6, 7]),
+        (dict(n_steps=1, eval_interval=100), [0, 1]),
+        (dict(n_steps=3), [0, 1, 2, 3]),
+    ],
+)
+@pytest.mark.parametrize("n", [1, 2])
+def test_metrics_are_taken_before_during_and_after(how, at, n):
+    networks, plain, held = networks_of(n), networks_of(n), data_of(n, 3, seed=1)
+    parameters = [list(net.parameters()) for net in networks]
+    history = fit(networks, loss, data_of(n), metrics=METRICS, eval_data=held, **how)
+    assert history.at.tolist() == at and history.unit == ("epoch" if "epochs" in how else "step")
+    assert history.metrics["loss"].shape == (n, len(at)) and history.metrics["tau"].shape == (n, len(at), 2)
+    for k, some in ((0, plain), (-1, networks)):
+        there = [loss(net, *(t[i] for t in held)).item() for i, net in enumerate(some)]
+        np.testing.assert_allclose(history.metrics["loss"][:, k], there)
+    assert history.seconds > 0
+    for network, same in zip(networks, parameters, strict=True):  # ready to learn on
+        assert all(p is q and p.requires_grad for p, q in zip(network.parameters(), same, strict=True))
+    fit(plain, loss, data_of(n), **how | dict(metrics={}))
+    assert torch.equal(values(networks), values(plain))
+
+
+def test_steps_are_in_training_mode_and_metrics_in_evaluation_mode():
+    modes = []
+
+    def listening(network, x, y):
+        modes.append("training" if network.training else "evaluation")
+        return loss(network, x, y)
+
+    network = linear().eval()
+    alone(network, loss=listening, n_steps=2, eval_interval=2)
+    assert modes == ["evaluation", "training", "training", "evaluation"]
+    assert not network.training  # as it was found
+
+
+class Normed(nn.Module):
+    """Batch normalisation, whose averages are buffers."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer, self.norm = nn.Linear(3, 1, bias=False), nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        return self.norm(self.layer(x))
+
+
+def test_batch_statistics_are_kept_as_in_any_loop():
+    mine, plain = Normed(0), Normed(0)
+    alone(mine)
+    plain_loop(plain, map(batch, range(40)), "rmsprop", 0.01)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(mine.state_dict()[key], value)
+    stacked = [Normed(0), Normed(1)]
+    history = fit(stacked, loss, lambda step: [t.expand(2, *t.shape) for t in batch(step)], n_steps=40, lr=0.01,
+                  optimizer="rmsprop", eval_data=[t.expand(2, *t.shape) for t in HELD])  # fmt: skip
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(stacked[0].state_dict()[key], value)
+    assert history.metrics["loss"][1, -1] == pytest.approx(loss(stacked[1].eval(), *HELD).item(), rel=1e-5)
+
+
+class Carrying(nn.Linear):
+    """Goes on from the state in which the last step has left it."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(3, 1)
+        self.register_buffer("carried", None)
+
+    def forward(self, x):
+        out = super().forward(x) + (0 if self.carried is None else self.carried)
+        if self.training:
+            self.carried = out.detach().mean() / 2
+        return out
+
+
+# When a training stops
+
+
+def wild_loss(network, x, y, blow):
+    """As `loss`, but infinite once the read-out's scale has moved far enough."""
+    return loss(network, x, y) + torch.exp(blow * (network.scale - 1).abs())
+
+
+def test_network_that_diverges_is_noted_and_leaves_the_others_alone():
+    blow = torch.tensor([0.0, 3e3, 0.0], dtype=torch.float64)
+    networks, others = networks_of(3), networks_of(3)
+    metrics = dict(seen=wild_loss, alpha=lambda network, x, y, blow: network.cell.alpha)
+    how = dict(epochs=12, lr=[0.01, 0.5, 0.01], metrics=metrics)
+    history = fit(networks, wild_loss, [*data_of(3), blow], **how)
+    calm = fit(others, wild_loss, [*data_of(3), 0 * blow], **how)
+    epoch = history.diverged[1]
+    assert 0 < epoch < 12 and history.diverged.tolist() == [-1, epoch, -1] and calm.diverged.tolist() == [-1, -1, -1]
+    assert history.n_steps.tolist() == [12, epoch, 12]
+    for key in metrics:
+        found = history.metrics[key]
+        assert np.isfinite(found[1, :epoch]).all() and np.isnan(found[1, epoch + 1 :]).all()
+        assert np.array_equal(found[[0, 2]], calm.metrics[key][[0, 2]])
+    assert bool(torch.isfinite(values(networks)).all())
+    assert torch.equal(values(networks)[[0, 2]], values(others)[[0, 2]])
+
+
+@pytest.mark.parametrize("how", [dict(clip_norm=0.1), dict(batch_size=1, optimizer="rmsprop", lr_patience=1)])
+def test_network_with_wrong_data_keeps_its_numbers_and_leaves_the_others_alone(how):
+    made, data = [], data_of(3)
+    for wrong in (0.0, torch.nan):
+        data[1][1] = wrong
+        networks = networks_of(3)
+        made.append((fit(networks, loss, data, epochs=8, lr=0.3, **how).diverged.tolist(), values(networks)))
+    assert [diverged for diverged, _ in made] == [[-1, -1, -1], [-1, 0, -1]]
+    assert torch.equal(made[0][1][[0, 2]], made[1][1][[0, 2]])
+    assert torch.equal(made[1][1][1], values(networks_of(3))[1])
+
+
+def test_loss_that_is_not_finite_stops_a_network_before_it_is_touched(tmp_path):
+    def wild(step):
+        asked.append(step)
+        x, y = batch(step)
+        return x, y * (torch.inf if step == 15 else 1)
+
+    asked = SimpleNamespace(append=lambda step: None)
+    mine, history = alone(data=wild, checkpoint=tmp_path)
+    other, _ = alone(n_steps=15)
+    assert (history.diverged.tolist(), history.n_steps.tolist()) == ([15], [15])
+    assert torch.equal(mine.weight, other.weight)
+    assert np.isnan(history.metrics["loss"][:, 2:]).all()
+
+
+@pytest.mark.parametrize("held", [None, data_of(3, 4, seed=1)], ids=["data", "held out"])
+@pytest.mark.parametrize(("patience", "lr", "scale"), [(1, 0.3, 1.0), (2, 0.3, 0.1), (3, [0.4, 0.001, 0.2], 1.0)])
+def test_rates_are_halved_as_torchs_scheduler_does_network_by_network(patience, lr, scale, held, minibatches):
+    networks, plain, data = networks_of(3), networks_of(3), data_of(3, 5)
+    how = dict(n_steps=60, batch_size=2, optimizer="rmsprop", lr=lr, lr_scale={TAU: scale}, eval_interval=2)
+    fit(networks, loss, data, lr_patience=patience, eval_data=held, **how)
+    rates = []
+    for i, network in enumerate(plain):
+        start = lr if isinstance(lr, float) else lr[i]
+        tau = network.cell.parametrizations.alpha.original
+        groups = [{"params": [p for p in network.parameters() if p is not tau]}, {"params": [tau], "lr": start * scale}]
+        optimizer = torch.optim.RMSprop(groups, lr=start, alpha=0.9)
+        # the one more that torch waits is too many, not the last to be borne
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", 0.5, patience - 1, threshold=0, eps=0)
+        rates.append([])
+        for step, some in enumerate(minibatches, 1):
+            optimizer.zero_grad()
+            loss(network, *(t[i] for t in some)).backward()
+            optimizer.step()
+            if step % 2 == 0:
+                with torch.no_grad():
+                    scheduler.step(loss(network, *(t[i] for t in held or data)))
+                rates[i].append(optimizer.param_groups[0]["lr"] / start)
+    torch.testing.assert_close(values(networks), values(plain), rtol=1e-6, atol=1e-6)
+    assert len({tuple(each) for each in rates}) > 1  # each at its own times
+    assert min(each[-1] for each in rates) <= 1 / 4
+
+
+def turning(step):
+    """Data whose target turns round after step 30, so that what was learned until then was the best for HELD."""
+    x, y = batch(step)
+    return x, y if step < 30 else -y
+
+
+def test_patience_stops_and_leaves_the_network_as_it_was_at_its_best_evaluation():
+    network, history = alone(data=turning, n_steps=400, patience=4)
+    best, _ = alone(data=turning, n_steps=30)
+    seen = history.metrics["loss"][0]
+    assert np.nanargmin(seen) == 3 and history.n_steps.tolist() == [70] and history.diverged.tolist() == [-1]
+    assert np.isfinite(seen[:8]).all() and np.isnan(seen[8:]).all()
+    assert torch.equal(network.weight, best.weight)
+    assert loss(network, *HELD).item() == seen[3]
+    network, history = alone(data=turning)  # without it, as it ended
+    assert loss(network, *HELD).item() == history.metrics["loss"][0, -1] > history.metrics["loss"].min()
+
+
+def test_best_evaluation_is_the_first_of_those_with_the_least():
+    network, history = alone(n_steps=60, patience=4, metrics={"flat": lambda network, x, y: torch.tensor(1.0)})
+    assert torch.equal(network.weight, linear().weight) and history.n_steps.tolist() == [40]
+
+
+def test_statistics_of_the_best_evaluation_come_back_with_it():
+    network, history = alone(Normed(0), data=turning, n_steps=400, patience=4)
+    best = int(np.nanargmin(history.metrics["loss"]))
+    assert 0 < best < 8
+    assert loss(network.eval(), *HELD).item() == history.metrics["loss"][0, best]
+
+
+def test_networks_of_a_stack_stop_each_at_its_own_time():
+    def made(step):  # turns round at different times, or never
+        x, y = batch(step)
+        return x.expand(3, *x.shape), torch.stack([y if step < turn else -y for turn in (30, 10, 200)])
+
+    networks, how = [linear(), linear(), linear()], dict(n_steps=100, patience=4)
+    _, history = alone(networks, data=made, eval_data=[t.expand(3, *t.shape) for t in HELD], **how)
+    assert history.n_steps.tolist() == [70, 50, 100]
+    for i, network in enumerate(networks):
+        one, single = alone(data=lambda step, i=i: [t[i] for t in made(step)], **how)
+        np.testing.assert_allclose(history.metrics["loss"][i], single.metrics["loss"][0], rtol=1e-4)
+        torch.testing.assert_close(network.weight, one.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_training_stops_when_three_evaluations_are_low_enough():
+    seen = alone(n_steps=400)[1].metrics["loss"][0]
+    enough = float(seen[10])
+    network, history = alone(n_steps=400, stop_below=enough)
+    low = seen <= enough
+    stop = next(k for k in range(2, len(low)) if low[k - 2 : k + 1].all())
+    assert history.n_steps[0] == history.at[stop] < 400
+    assert history.metrics["loss"][0, : stop + 1].tolist() == seen[: stop + 1].tolist()
+    assert np.isnan(history.metrics["loss"][0, stop + 1 :]).all()
+    assert loss(network, *HELD).item() == seen[stop]
+
+
+# Checkpoints
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run."""
+
+
+@pytest.fixture
+def minutes(monkeypatch):
+    """A clock that jumps a minute and more at every look at it, so that every step leaves a checkpoint."""
+    clock = iter(range(0, 1_000_000, 61))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+
+@pytest.fixture
+def killing(monkeypatch):
+    """Counts steps, and ends a run in the one that is asked for."""
+    steps, take = SimpleNamespace(done=[], at=None), module._Run.take
+
+    def counted(run, step):
+        if step == steps.at:
+            raise Killed
+        steps.done.append(step)
+        take(run, step)
+
+    monkeypatch.setattr(module._Run, "take", counted)
+    return steps
+
+
+STACK = dict(lr=[0.01, 0.02, 0.5], lr_scale={TAU: [1, 0, 5]}, lower_bounds={TAU: 1.5}, clip_norm=0.3, eval_interval=3)
+HALVED = dict(batch_size=2, optimizer="rmsprop", lr=0.3, eval_data=data_of(3, 4, seed=1), lr_patience=2)
+
+
+def stacked(networks=None, data=None, **change):
+    networks = networks or networks_of(3)
+    return networks, fit(networks, loss, data or data_of(3, 5), **dict(epochs=12, metrics=METRICS) | change)
+
+
+def carried(**how):
+    return alone(Carrying(), data=turning, patience=4, clip_norm=0.5, n_steps=100, **how)
+
+
+WAYS = {
+    "stack": lambda **how: stacked(**STACK, **how),
+    "minibatches": lambda **how: stacked(batch_size=2, shuffle_seed=7, patience=3, **how),
+    "halved": lambda **how: stacked(**HALVED, **how),
+    "enough": lambda **how: stacked(lr=[0.1, 0.02, 0.01], stop_below=0.9, **how),
+    "alone": lambda **how: alone(optimizer="adam", lr_patience=1, lr=0.5, **how),
+    "carried": carried,
+    "normed": lambda **how: alone(Normed(0), data=turning, n_steps=60, stop_below=0.1, **how),
+}
+
+
+def state(networks):
+    networks = networks if isinstance(networks, list) else [networks]
+    return torch.cat([value.detach().flatten().double() for net in networks for value in net.state_dict().values()])
+
+
+def same(one, other):
+    assert torch.equal(state(one[0]), state(other[0]))
+    for key in one[1].metrics:
+        np.testing.assert_array_equal(one[1].metrics[key], other[1].metrics[key])
+    for what in ("at", "diverged", "n_steps"):
+        assert getattr(one[1], what).tolist() == getattr(other[1], what).tolist()
+
+
+@pytest.mark.parametrize("kill", [1, 5, 8])
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_training_goes_on_to_the_same_bits(way, kill, tmp_path, minutes, killing):
+    whole = WAYS[way]()
+    steps, killing.at = len(killing.done), kill * len(killing.done) // 9
+    with pytest.raises(Killed):
+        WAYS[way](checkpoint=tmp_path)
+    killing.at, killing.done = None, []
+    same(WAYS[way](checkpoint=tmp_path), whole)
+    assert killing.done == list(range(kill * steps // 9, steps))  # what was done is not done again
+    killing.done = []
+    same(WAYS[way](checkpoint=tmp_path), whole)
+    assert not killing.done and [file.suffix for file in tmp_path.iterdir()] == [".pt"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_that_was_out_of_time_goes_on_to_the_same_bits(way, tmp_path, minutes, killing):
+    whole = WAYS[way]()
+    steps = len(killing.done)
+    killing.done.clear()
+    _, history = WAYS[way](time_limit=0.1, checkpoint=tmp_path)
+    assert 0 < len(killing.done) < steps
+    shown = history.metrics["loss"]
+    here = np.isfinite(shown)
+    assert np.array_equal(shown[here], whole[1].metrics["loss"][here]) and not here.all()
+    done = len(killing.done)
+    WAYS[way](time_limit=0, checkpoint=tmp_path)
+    assert len(killing.done) == done
+    same(WAYS[way](checkpoint=tmp_path), whole)
+
+
+def test_divergence_is_remembered_over_an_interruption(tmp_path, minutes, killing):
+    data = data_of(3)
+    data[1][1] = torch.nan
+    whole = stacked(data=data, **STACK)
+    killing.at = 6
+    with pytest.raises(Killed):
+        stacked(data=data, checkpoint=tmp_path, **STACK)
+    killing.at = None
+    resumed = stacked(data=data, checkpoint=tmp_path, **STACK)
+    same(resumed, whole)
+    assert resumed[1].diverged.tolist() == [-1, 0, -1]
+
+
+def test_every_stack_has_its_own_checkpoint(tmp_path, minutes, killing, small):
+    small(2)
+    whole = stacked()
+    killing.done, killing.at = [], 5
+    with pytest.raises(Killed):
+        stacked(checkpoint=tmp_path)
+    assert killing.done == list(range(5))
+    killing.at = None
+    same(stacked(checkpoint=tmp_path), whole)
+    assert killing.done == [*range(12), *range(12)] and len(list(tmp_path.glob("*.pt"))) == 2
+
+
+def other_tau(network, x, y):
+    return 2 / network.cell.alpha
+
+
+@pytest.mark.parametrize(
+    ("way", "change"),
+    [
+        *[(stacked, change) for change in (
+            dict(epochs=13), dict(epochs=None, n_steps=12), dict(lr=0.01), dict(lr_scale={TAU: [1, 0, 4]}),
+            dict(lower_bounds={TAU: 1.4}), dict(clip_norm=0.2), dict(clip_norm=0.2, norm_type=math.inf),
+            dict(optimizer="rmsprop"), dict(eval_interval=4), dict(data=data_of(3, seed=1)), dict(metrics={"loss": loss}),
+            dict(metrics={"loss": loss, "tau": other_tau}), dict(batch_size=3), dict(batch_size=3, shuffle_seed=8),
+            dict(eval_data=data_of(3, seed=2)), dict(lr_patience=2), dict(patience=2),
+        )],
+        *[(alone, change) for change in (
+            dict(n_steps=41), dict(stop_below=0.1), dict(data=turning), dict(eval_data=batch(9_999)),
+            dict(metrics={"loss": furthest}), dict(loss=lambda network, x, y: (network(x) - y).abs().mean()),
+        )],
+    ],
+    ids=lambda each: str(list(each)) if isinstance(each, dict) else "",
+)  # fmt: skip
+def test_checkpoint_of_another_training_is_not_taken(way, change, tmp_path, killing):
+    way(checkpoint=tmp_path)
+    killing.done.clear()
+    expected = way(**change)
+    steps = len(killing.done)
+    same(way(checkpoint=tmp_path, **change), expected)
+    assert len(killing.done) == 2 * steps > 0 and len(list(tmp_path.iterdir())) == 2
+
+
+def held_by(number):
+    return lambda network, x, y: number * loss(network, x, y)
+
+
+def test_what_networks_and_functions_hold_tells_trainings_apart(tmp_path):
+    data = [torch.ones(4, 2, 1), torch.ones(4, 2)]
+    cases = [(Leaky(), loss), (Leaky(10.0), loss), (Leaky(turn=torch.sin), loss), (Leaky(), held_by(1))]
+    cases += [(Leaky(), held_by(2)), (Leaky(), lambda n, x, y: loss(n, x, y)), (Leaky(), lambda n, x, y: loss(n, y, x))]
+    for count, (network, function) in enumerate(cases, 1):
+        fit(network, function, data, epochs=1, checkpoint=tmp_path, metrics={"w": lambda network, x, y: network.w})
+        assert len(list(tmp_path.iterdir())) == count
+    fit(Leaky(), held_by(2), data, epochs=1, checkpoint=tmp_path, metrics={"w": lambda network, x, y: network.w})
+    assert len(list(tmp_path.iterdir())) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("file", "anew"),
+    [("cells.py", True), ("timescales.py", True), ("book/figures.py", False), ("datasets/text.py", False)],
+)
+def test_only_helpers_that_the_training_imports_orphan_its_checkpoint(file, anew, tmp_path, monkeypatch, killing):
+    shutil.copytree(_checkpoint.PACKAGE, tmp_path / "ts_helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(_checkpoint, "PACKAGE", tmp_path / "ts_helpers")
+    stacked(checkpoint=tmp_path / "kept")
+    killing.done.clear()
+    with (tmp_path / "ts_helpers" / file).open("a") as stream:
+        stream.write("# touched\n")
+    stacked(checkpoint=tmp_path / "kept")
+    assert bool(killing.done) == anew
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "of another training", "of something else"])
+def test_damaged_or_foreign_checkpoint_is_named_and_set_aside(damage, tmp_path, capsys):
+    whole = alone(checkpoint=tmp_path)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    if damage == "of another training":
+        alone(n_steps=30, checkpoint=tmp_path / "other")
+        content = next((tmp_path / "other").iterdir()).read_bytes()
+        shutil.rmtree(tmp_path / "other")
+    elif damage == "of something else":
+        torch.save({"weight": torch.ones(3)}, file)
+        content = file.read_bytes()
+    file.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"hello"}.get(damage, content))
+    same(alone(checkpoint=tmp_path), whole)
+    assert str(file) in capsys.readouterr().err
+    assert sorted(each.suffix for each in tmp_path.iterdir()) == [".damaged", ".pt"]
+    same(alone(checkpoint=tmp_path), whole)
+    assert capsys.readouterr().err == ""
+
+
+def test_failed_save_leaves_nothing_half_written(tmp_path, minutes, killing, monkeypatch):
+    killing.at, folder = 5, tmp_path / "new" / "folder"
+    with pytest.raises(Killed):
+        alone(checkpoint=folder)
+    killing.at = None
+    (file,) = folder.iterdir()
+    before = file.read_bytes()
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            alone(checkpoint=folder)
+    assert [each.read_bytes() for each in folder.iterdir()] == [before]
+    same(alone(checkpoint=folder), alone())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_training_on_a_gpu_has_the_losses_of_one_on_the_cpu(tmp_path):
+    def there(step):
+        return [part.cuda() for part in batch(step)]
+
+    how = dict(data=there, eval_data=[part.cuda() for part in HELD], patience=4, checkpoint=tmp_path)
+    one, other = alone(linear().cuda(), **how), alone(linear().cuda(), **how)
+    same(one, other)
+    np.testing.assert_allclose(one[1].metrics["loss"], alone()[1].metrics["loss"], rtol=1e-4)
+
+
+# What makes one architecture, and what is refused
+
+
+def test_each_network_keeps_its_own_floor_in_its_dial():
+    networks = networks_of(2)
+    with torch.no_grad():
+        for network, floor in zip(networks, (1.0, 3.0), strict=True):
+            network.cell.parametrizations.alpha[0].floor.fill_(floor)
+    history = fit(networks, loss, data_of(2), epochs=1, lr=0.0, metrics=METRICS)
+    np.testing.assert_allclose(history.metrics["tau"][:, 0], [[2, 6], [3, 6]], rtol=1e-6)
+
+
+def test_dial_of_the_model_itself_learns_in_a_stack():
+    def dialled():
+        networks = [Leaky(), Leaky()]
+        for network, alpha in zip(networks, (0.3, 0.6), strict=True):
+            network.alpha = nn.Parameter(torch.tensor(alpha))
+            set_dial(network, "alpha", Direct())
+        return networks
+
+    def filtered(network, x, y):
+        return (network.alpha * network(x) - y).square().mean()
+
+    together, apart, data = dialled(), dialled(), [t.float() for t in data_of(2)]
+    fit(together, filtered, data, epochs=20, lr=0.02)
+    for i, network in enumerate(apart):
+        fit(network, filtered, [t[i] for t in data], epochs=20, lr=0.02)
+    torch.testing.assert_close(values(together), values(apart))
+    assert bool((values(together) != values(dialled())).all())
+
+
+class Other(Layers):
+    """The same parameters, another class."""
+
+
+def shared():
+    one, other = networks_of(2)
+    other.V = one.V
+    return [one, other]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(networks=[]), "networks must hold one or more networks, got none"),
+        (dict(networks=[Layers(0), Layers(1, hidden=3)]), "number 1 differs from the first in 'cell.layers'"),
+        (dict(networks=[Layers(0), Other(1)]), "number 1 differs from the first in 'class'"),
+        (
+            dict(networks=[Layers(0), Layers(1, update="sequential")]),
+            "number 1 differs .* 'cell.update'; train it apart",
+        ),
+        (dict(networks=[Leaky(1.0), Leaky(10.0)]), "number 1 differs from the first in 'tau'; train it apart, or make"),
+        (dict(networks=[Leaky(), Leaky(turn=torch.sin)]), "number 1 differs from the first in 'turn'"),
+        (dict(networks=shared()), "networks 0 and 1 share the tensor 'V': copy.deepcopy"),
+        (
+            dict(networks=[nn.LSTM(1, 1), nn.LSTM(1, 1)]),
+            "torch cannot run the network, an nn.LSTM, .* call fit for each",
+        ),
+        (
+            dict(networks=[Carrying(), Carrying()], data=[t.expand(2, *t.shape) for t in HELD]),
+            "buffer 'carried' .* anew",
+        ),
+        (dict(loss=lambda network, x, y: network(x)), r"loss must return a scalar, got shape \(6, 2\): take its mean"),
+        (dict(data=data_of(3)), "data must have 2 networks in its first dimension, got 3"),
+        (dict(eval_data=data_of(3)), "data must have 2 networks in its first dimension, got 3"),
+        (dict(data=batch), "give n_steps with it, no epochs and no batch_size"),
+        (dict(data=batch, epochs=None, n_steps=3), "eval_data must be given where data is a function"),
+        (dict(data=batch, epochs=None, n_steps=3, batch_size=2), "give n_steps with it, no epochs and no batch_size"),
+        (dict(lr_scale={"cell.tau": 0}), "no parameter is called 'cell.tau'; there are V, scale, cell.L.0"),
+        (dict(lower_bounds={"nosuch*": 0}), r"no parameter is called 'nosuch\*'; there are"),
+        *[
+            (dict(lr=lr), "lr times lr_scale must be finite and 0 or more")
+            for lr in (-0.1, [0.1, -1], math.nan, math.inf)
+        ],
+        (dict(lr_scale={"V": -1}), "lr times lr_scale must be finite and 0 or more"),
+        (dict(lr=[0.1, 0.1, 0.1]), "lr must be one number or one for each of 2 networks, got 3"),
+        (dict(lr_scale={"V": [1, 2, 3]}), "V must be one number or one for each of 2 networks, got 3"),
+        (dict(optimizer="sgd"), "optimizer must be one of adam, rmsprop, got 'sgd'"),
+        *[(dict(clip_norm=norm), f"clip_norm must be positive or None, got {norm}") for norm in (0, -1.0, math.nan)],
+        (dict(norm_type=3), "norm_type must be 2 or infinity, got 3"),
+        (dict(epochs=None), "give either epochs or n_steps, got epochs=None, n_steps=None"),
+        (dict(n_steps=3), "give either epochs or n_steps, got epochs=3, n_steps=3"),
+        *[(dict([(key, 0)]), f"{key} must be 1 or more, got 0") for key in ("epochs", "eval_interval", "patience")],
+        (dict(batch_size=0), "batch_size must be 1 or more and at most the sequences of the data, got batch_size=0"),
+        (dict(batch_size=3), "batch_size must be 1 or more .*, got batch_size=3, sizes=.2."),
+        (dict(batch_size=1, data=()), r"batch_size must be 1 or more .*, got batch_size=1, sizes=set\(\)"),
+        (dict(batch_size=1, data=[torch.zeros(2, 6)]), "batch_size must be .*, got batch_size=1, sizes=.0."),
+        (dict(batch_size=1, data=[data_of(2)[0], data_of(2, 5)[1]]), "batch_size must be .*, sizes=.2, 5."),
+        (dict(patience=1, metrics={}), "patience, lr_patience and stop_below need a metric"),
+        (dict(patience=1, metrics={"tau": time_constants}), r"need a scalar first, 'tau' has shape \(2,\)"),
+        (dict(time_limit=1), "time_limit must be 0 or more and needs a checkpoint"),
+        (dict(time_limit=-1, checkpoint="."), "time_limit must be 0 or more"),
+        (dict(time_limit=math.nan, checkpoint="."), "time_limit must be 0 or more"),
+    ],
+    ids=lambda each: str(list(each)) if isinstance(each, dict) else "",
+)
+def test_training_refuses_what_it_cannot_use(change, message):
+    how = dict(networks=networks_of(2), loss=loss, data=data_of(2), epochs=3) | change
+    if any(p.dtype == torch.float32 for net in how["networks"] for p in net.parameters()) and "data" not in change:
+        how["data"] = [t.float() for t in how["data"]]
+    with pytest.raises(ValueError, match=message):
+        fit(**how)
+
+
+# The bar
+
+
+def stderr(monkeypatch, terminal):
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))  # pytest has its hands on the true one
+    return stream
+
+
+def test_short_loop_leaves_nothing_in_a_log(monkeypatch):
+    log = stderr(monkeypatch, terminal=False)
+    assert list(progress.progress(range(1000), "fit", 1000)) == list(range(1000))
+    assert log.getvalue() == ""
+
+
+def test_long_loop_leaves_whole_lines_in_a_log(monkeypatch):
+    log, clock, init = stderr(monkeypatch, terminal=False), [0.0], progress.tqdm.__init__
+
+    def with_clock(self, *words, **options):  # tqdm takes the time from an attribute it sets at its start
+        init(self, *words, **options)
+        self._time = lambda: clock[0]
+        self.start_t = self.last_print_t = clock[0]
+
+    monkeypatch.setattr(progress.tqdm, "__init__", with_clock)
+    for _ in progress.progress(range(20, 100), "fit", 100, first=20):
+        clock[0] += 10
+    lines = log.getvalue().splitlines()
+    assert log.getvalue().endswith("\n") and len(lines) == 27  # one every 30 s of 800, and the end
+    assert all(re.fullmatch(r"fit: [^\r\x1b]*/100[^\r\x1b]*", line) for line in lines) and "100/100" in lines[-1]
+
+
+@pytest.mark.parametrize("until", [3, 10])
+def test_terminal_shows_a_bar_that_goes_when_done_or_left(until, monkeypatch):
+    terminal = stderr(monkeypatch, terminal=True)
+    for item in progress.progress(range(10), "fit", 10):
+        if item == until:
+            break
+    assert "\rfit:   0%|" in terminal.getvalue() and terminal.getvalue().endswith("\r")
+    assert "\n" not in terminal.getvalue()
