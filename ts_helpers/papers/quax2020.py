@@ -1,4 +1,4 @@
-"""Networks, training and loss landscapes that chapters on Quax et al. (2020) share; tasks and figures stay there."""
+"""Networks, training and loss landscapes that chapters on Quax et al. (2020) share; tasks stay there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from matplotlib.colors import LogNorm
 from torch import Tensor
 
 from ts_helpers.cells import ARUCell, Network
@@ -226,3 +227,26 @@ def swap_ratio(results: xr.Dataset) -> np.ndarray:
         return float(other / own)
 
     return _of_each(results, value, lambda s, r: s != r)
+
+
+def draw_landscapes(
+    axes: np.ndarray, landscapes: Sequence[xr.DataArray], teachers: Sequence[tuple[float, float]], titles: Sequence[str]
+) -> None:
+    """Draw landscapes as multiples of their lowest points, with a cross for each teacher's pair.
+
+    Args:
+        axes: (rows, columns), one for each landscape.
+        landscapes: each (alpha_s, alpha_r).
+        teachers: alpha_s and alpha_r of each.
+        titles: of each.
+    """
+    for ax, landscape, teacher, title in zip(axes.flat, landscapes, teachers, titles, strict=True):
+        relative = (landscape / landscape.min()).transpose("alpha_r", "alpha_s")
+        at = relative.alpha_s, relative.alpha_r
+        image = ax.pcolormesh(*at, relative, norm=LogNorm(1, 1000), cmap="cividis", shading="nearest", rasterized=True)
+        ax.plot(*teacher, "x", color="w", ms=9, mew=2.5, zorder=3)
+        ax.set(xlabel=r"$\alpha_s$", ylabel=r"$\alpha_r$")
+        ax.set_title(title, size=9)
+        ax.label_outer()
+        ax.grid(False)
+    axes.flat[0].figure.colorbar(image, ax=axes, shrink=0.8, label="loss over the lowest", extend="max")
