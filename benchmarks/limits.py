@@ -60,8 +60,8 @@ class Products:
         self.networks = LANES * -(-work.networks // LANES)
         wide, rows = work.gates * work.units, work.steps * work.batch
         products = [  # rows, sum, columns, times
-            (work.batch, work.units, wide, work.steps),  # forward: what units hear of each other
-            (work.batch, wide, work.units, work.steps),  # backward: and what they answer
+            (work.batch, work.units, wide, work.steps),  # forward: what units receive of each other
+            (work.batch, wide, work.units, work.steps),  # backward: and its way back
             (wide, rows, work.units, 1),  # gradient of W
             (rows, work.features, wide, 1),  # input
             (wide, rows, work.features, 1),  # gradient of U
@@ -109,10 +109,10 @@ class Traffic:
     def __init__(self, work: Workload):
         self.networks = work.networks
         numbers = sum(p.numel() for p in work.make(work, 0).parameters())
-        heard = sum(tensor.numel() for tensor in work.data(work))
+        given = sum(tensor.numel() for tensor in work.data(work))
         kept = work.steps * work.batch * work.units * work.states
         self.arrays = [np.zeros((work.networks, numbers), np.float32) for _ in range(4)]
-        self.arrays += [np.zeros((work.networks, heard), np.float32), np.zeros(kept, np.float32)]
+        self.arrays += [np.zeros((work.networks, given), np.float32), np.zeros(kept, np.float32)]
 
     def train(self, steps: int) -> float:
         """Move the bytes of so many steps; see `ways.Way`."""

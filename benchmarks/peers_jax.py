@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax, nn
 from workloads import Workload
 
-from ts_helpers.optimizers import BETAS, EPSILON
+from ts_helpers.fit import BETAS, EPSILON
 from ts_helpers.timescales import raw_name
 
 Parameters = dict[str, Any]  # by the names that they have in torch
@@ -78,8 +78,8 @@ def _next(output: Any, x: Any) -> Any:
 
 
 def _error(output: Any, x: Any, y: Any) -> Any:
-    heard = ~jnp.isnan(y)
-    return jnp.square(jnp.where(heard, output - jnp.where(heard, y, 0), 0)).sum() / heard.sum()
+    asked = ~jnp.isnan(y)
+    return jnp.square(jnp.where(asked, output - jnp.where(asked, y, 0), 0)).sum() / asked.sum()
 
 
 def _surprise(output: Any, x: Any, y: Any) -> Any:
@@ -99,7 +99,7 @@ class Compiled:
         self.p = {name: jnp.stack([net[name].detach().numpy() for net in nets]) for name in nets[0]}
         self.data = [jnp.array(np.stack([tensor.numpy()] * work.networks)) for tensor in work.data(work)]
         rates = {
-            name: work.lr * next((f for pattern, f in work.factors.items() if fnmatchcase(name, pattern)), 1.0)
+            name: work.lr * next((f for pattern, f in work.lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
             for name in self.p
         }
 

@@ -27,7 +27,7 @@ from ways import WAYS, Absent, Way
 from workloads import WORKLOADS
 
 from ts_helpers.book.paths import RESULTS, ROOT
-from ts_helpers.ensembles import AT_ONCE, NUMBERS
+from ts_helpers.fit import AT_ONCE, NUMBERS
 
 ALONE = {
     "OMP_NUM_THREADS": "1",
@@ -135,7 +135,7 @@ def scale(repetitions: int, seconds: float) -> dict[str, Any]:
 def remember() -> dict[str, Any]:
     """Measure the peak memory of a step: of half a stack, a whole one, and more networks than one holds.
 
-    A whole stack is as many networks as `ensembles.train` takes at once; of large networks, as many as are timed.
+    A whole stack is as many networks as `fit` takes at once; of large networks, as many as are timed.
     """
     found: dict[str, Any] = {}
     for name, work in WORKLOADS.items():

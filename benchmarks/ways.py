@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from workloads import LSTM, Workload
 
-from ts_helpers import cells, ensembles
+from ts_helpers import _stack, cells, fit
 from ts_helpers.papers import benureau2018
 
 Unroll = Callable[..., Tensor]
@@ -51,11 +51,11 @@ def unrolling(by: Unroll) -> Iterator[None]:
 
 
 def _shown(cell: Any, state: Tensor) -> Tensor:
-    return cell.activity(state) if isinstance(cell, cells.HasActivity) else state
+    return cell.activity(state) if hasattr(cell, "activity") else state
 
 
 def naive(cell: Any, x: Tensor, state: Tensor | None = None, *, read_out: Any = None) -> Tensor:
-    """As it is written down first: time is indexed, dials are turned and units read out at every step."""
+    """As it is written down first: time is indexed, dials are evaluated and units read out at every step."""
     state, steps = cell.initial_state(x[0]) if state is None else state, []
     for t in range(len(x)):
         state = cell(x[t], state)
@@ -64,7 +64,7 @@ def naive(cell: Any, x: Tensor, state: Tensor | None = None, *, read_out: Any = 
 
 
 def careful(cell: Any, x: Tensor, state: Tensor | None = None, *, read_out: Any = None) -> Tensor:
-    """Time is taken apart once, dials are turned once, and units read out in one product."""
+    """Time is taken apart once, dials are evaluated once, and units read out in one product."""
     with parametrize.cached():
         state, steps = cell.initial_state(x[0]) if state is None else state, []
         for x_t in x.unbind(0):
@@ -92,7 +92,7 @@ class Loop:
 
     def train(self, steps: int) -> float:
         """Take steps; see `Way`."""
-        rates = {pattern: self.work.lr * factor for pattern, factor in self.work.factors.items()}
+        rates = {pattern: self.work.lr * factor for pattern, factor in self.work.lr_scale.items()}
         groups = [
             {"params": [p], "lr": next((lr for name, lr in rates.items() if fnmatchcase(key, name)), self.work.lr)}
             for key, p in self.net.named_parameters()
@@ -115,7 +115,7 @@ class Loop:
 
 
 class Stack:
-    """All networks at once, by `ensembles.train`."""
+    """All networks at once, by `fit`."""
 
     def __init__(self, work: Workload, unroll: Unroll):
         self.work, self.unroll, self.networks = work, unroll, work.networks
@@ -125,23 +125,19 @@ class Stack:
     def train(self, steps: int) -> float:
         """Take steps; see `Way`."""
         clock = SimpleNamespace(perf_counter=time.process_time)
-        with unrolling(self.unroll), mock.patch.object(ensembles, "time", clock):
-            return ensembles.train(
-                self.nets, self.work.loss, self.data, epochs=steps, lr=self.work.lr, factors=self.work.factors
-            ).seconds
+        how = dict(n_steps=steps, lr=self.work.lr, lr_scale=self.work.lr_scale, metrics={})
+        with unrolling(self.unroll), mock.patch.object(fit, "time", clock):
+            return fit.fit(self.nets, self.work.loss, self.data, **how).seconds
 
     def measure(self) -> list[float]:
         """Return loss and norm of the gradient of the first network, taken of all."""
-        stack = ensembles._Stack(self.nets, self.data)
-        values = stack.values.requires_grad_(True)
         with unrolling(self.unroll):
-            losses = stack.measure(self.work.loss, self.data)
-        (grad,) = torch.autograd.grad(losses.sum(), values)
-        return [losses[0].item(), torch.linalg.vector_norm(grad[0]).item()]
+            losses, grads = _stack.Stack(self.nets).gradient(self.work.loss, self.data)
+        return [losses[0].item(), torch.linalg.vector_norm(grads[0]).item()]
 
 
 def _engine(work: Workload) -> Way:
-    if not isinstance(getattr(work.make(work, 0), "cell", None), cells.HasSequence):
+    if not hasattr(getattr(work.make(work, 0), "cell", None), "_recurrence"):
         raise Absent("no compiled cell")
     return Stack(work, cells.unroll)
 

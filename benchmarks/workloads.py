@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ts_helpers.cells import GatedCell
+from ts_helpers.cells import GatedCell, Network
 from ts_helpers.datasets.recall import recall
 from ts_helpers.datasets.sines import COMPONENTS, sums_of_sines
 from ts_helpers.papers import benureau2018, quax2020
+from ts_helpers.seeding import generator_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Workload:
         gates: matrices (units, units) in one.
         states: numbers of each unit that the backward pass needs of each step.
         lr: of Adam.
-        factors: of the learning rate, for names of parameters.
+        lr_scale: what multiplies the learning rate, for names of parameters.
     """
 
     cell: str
@@ -44,7 +45,7 @@ class Workload:
     gates: int = 1
     states: int = 1
     lr: float = 1e-3
-    factors: Mapping[str, float] = field(default_factory=dict)
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Return what a reader wants to know of the size."""
@@ -110,7 +111,7 @@ def _adaptive(work: Workload, i: int) -> nn.Module:
 
 def _taught(work: Workload) -> list[Tensor]:
     teacher = quax2020.network(0.34, 0.68, seed=(1,))
-    x = torch.rand(work.steps, work.batch, work.features, generator=quax2020.generator_of(2))
+    x = torch.rand(work.steps, work.batch, work.features, generator=generator_of(2))
     with torch.no_grad():
         return [x, teacher(x)]
 
@@ -122,16 +123,16 @@ def _layered(work: Workload, i: int) -> nn.Module:
 
 def _gated(cell: Any) -> Callable[[Workload, int], nn.Module]:
     def make(work: Workload, i: int) -> nn.Module:
-        generator = quax2020.generator_of(0, i)
+        generator = generator_of(0, i)
         built = cell(work.features, work.units, generator=generator)
-        return quax2020.Network(built, work.units, work.outputs, generator=generator)
+        return Network(built, work.units, work.outputs, generator=generator)
 
     return make
 
 
 def _symbols(work: Workload) -> list[Tensor]:
     """Random ones: what they are makes no difference to the time."""
-    x, y = torch.randint(work.features, (2, work.steps, work.batch), generator=quax2020.generator_of(3))
+    x, y = torch.randint(work.features, (2, work.steps, work.batch), generator=generator_of(3))
     return [F.one_hot(x, work.features).float(), y]
 
 
@@ -139,13 +140,13 @@ WORKLOADS = {
     "MTRNN": Workload(
         "mtrnn", 20, 75, 99, 5, 1, 1, _layered,
         lambda work: [sums_of_sines(COMPONENTS[: work.batch], work.steps + 1)],
-        benureau2018.mean_loss, factors={benureau2018.ALPHA: 10.0},
+        benureau2018.mean_loss, lr_scale={benureau2018.ALPHA: 10.0},
     ),
     "landscape, 10 units": Workload("aru", 196, 10, 20, 20, 2, 2, _adaptive, _taught, states=2),
     "landscape, 100 units": Workload("aru", 196, 100, 20, 20, 2, 2, _adaptive, _taught, states=2),
     "recall": Workload(
         "aru", 20, 10, 125, 20, 1, 1, _adaptive,
-        lambda work: list(recall(work.steps * 2 // 5, work.batch, generator=quax2020.generator_of(2))),
+        lambda work: list(recall(work.steps * 2 // 5, work.batch, generator=generator_of(2))),
         recalled, states=2,
     ),
     "gated warp": Workload(
