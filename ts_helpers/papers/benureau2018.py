@@ -1,11 +1,11 @@
-"""Networks, training and quantities that chapters on Benureau & Tani (2018) share; figures and texts stay there."""
+"""Networks, training and quantities that chapters on Benureau & Tani (2018) share; figures and texts are theirs."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import numpy as np
 import torch
@@ -408,3 +408,12 @@ def quantities(results: xr.Dataset, closed: str = "closed") -> dict[str, dict[st
         with suppress(KeyError):  # a setting that was not run
             found[claim] = {name: function(results).astype(float) for name, function in functions.items()}
     return found
+
+
+def short(value: SupportsFloat, spec: str = ".1g") -> str:
+    """Return a number for prose: in a format, or, below 1e-4, as one digit and a power of ten, ``9 × 10⁻⁷``."""
+    if not float(value) < 1e-4:  # NaN too
+        return f"{float(value):{spec}}"
+    digit, exponent = f"{float(value):.0e}".split("e")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{digit}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{power}"
