@@ -83,6 +83,7 @@ class Chapter:
         self.device = torch_device(parameters["device"], auto)
         self.recorder = records.Recorder(name, self.scale, self.seed, str(self.device), given, vars(self.settings))
         self.checkpoints = checkpoint_folder(name, self.scale)
+        self.found: Found | None = None
         torch.set_num_threads(1)  # other notebooks run on the other cores
         figures.use_style(self.scale)
 
@@ -155,15 +156,17 @@ class Chapter:
         """Give estimates and 95 % intervals over runs to the prose, as `medians` does; see `claims.summary`."""
         self.glue(**{key: claims.summary(each, statistic) for key, each in labels_of(values)})
 
-    def save(self, trained: float = 0.0, whole: bool = True) -> None:
+    def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
         """Save the record of what was judged, and remove the checkpoints.
 
         Args:
+            results: what is saved, where not all of what was judged is, or nothing was judged.
             trained: seconds that all trainings took, those of an earlier, interrupted run included.
             whole: whether nothing is left to train; else the checkpoints stay.
         """
         self.recorder.trained = trained
-        self.recorder.save(self.results, self.found.live, self.found.archived)
+        judged = (self.found.live, self.found.archived) if self.found else ([], [])
+        self.recorder.save(self.results if results is None else results, *judged)
         if whole:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
