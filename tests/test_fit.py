@@ -11,6 +11,7 @@ from torch import nn
 
 from ts_helpers import _checkpoint, progress
 from ts_helpers import fit as module
+from ts_helpers.book import paths
 from ts_helpers.cells import MTRNNCell, unroll
 from ts_helpers.fit import fit
 from ts_helpers.timescales import Clamped, raw_name, set_dial
@@ -524,6 +525,15 @@ def stacked(networks=None, data=None, **change):
     return networks, fit(networks, loss, data or data_of(3, 5), **dict(epochs=12, metrics=METRICS) | change)
 
 
+def twice(data):
+    return [t.expand(2, 8, -1) for t in data]
+
+
+def norms(**how):
+    how |= dict(n_steps=40, metrics={"loss": loss}, patience=2, eval_interval=4, eval_data=twice(HELD))
+    return stacked([Normed(0), Normed(1)], lambda step: twice(turning(step)), epochs=None, **how)
+
+
 def carried(**how):
     return alone(Carrying(), data=turning, patience=4, clip_norm=0.5, n_steps=100, **how)
 
@@ -539,6 +549,7 @@ WAYS = {
     "wrong": lambda **how: stacked(
         data=[data_of(3)[0], torch.tensor([0, math.nan, 1]).view(3, 1, 1).expand(3, 6, 2)], **how
     ),
+    "norms": norms,
     "normed": lambda **how: alone(Normed(0), data=turning, n_steps=60, stop_below=0.1, **how),
 }
 
@@ -644,16 +655,17 @@ def test_what_networks_and_functions_hold_tells_trainings_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "anew"),
-    [("cells.py", True), ("timescales.py", True), ("book/figures.py", False), ("datasets/text.py", False)],
+    [("cells.py", True), ("timescales.py", True), ("book/paths.py", False), ("datasets/text.py", False)],
 )
 def test_only_helpers_that_the_training_imports_orphan_its_checkpoint(file, anew, tmp_path, monkeypatch, killing):
     shutil.copytree(_checkpoint.PACKAGE, tmp_path / "ts_helpers", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(_checkpoint, "PACKAGE", tmp_path / "ts_helpers")
-    stacked(checkpoint=tmp_path / "kept")
+    metrics = {"loss": lambda network, x, y, _=paths: loss(network, x, y)}
+    stacked(checkpoint=tmp_path / "kept", metrics=metrics)
     killing.done.clear()
     with (tmp_path / "ts_helpers" / file).open("a") as stream:
         stream.write("# touched\n")
-    stacked(checkpoint=tmp_path / "kept")
+    stacked(checkpoint=tmp_path / "kept", metrics=metrics)
     assert bool(killing.done) == anew
 
 
@@ -745,7 +757,7 @@ REFUSED = [
     (dict(networks=[Leaky(), Leaky(turn=torch.sin)]), "number 1 differs from the first in 'turn'"),
     (dict(networks=shared()), "networks 0 and 1 share the tensor 'V': copy.deepcopy"),
     (dict(networks=[nn.LSTM(1, 1), nn.LSTM(1, 1)]), "torch cannot run the network, an nn.LSTM, .* call fit for each"),
-    (dict(networks=[Carrying(), Carrying()], data=[t.expand(2, 8, -1) for t in HELD]), "buffer 'carried' .* anew"),
+    (dict(networks=[Carrying(), Carrying()], data=twice(HELD)), "buffer 'carried' .* anew"),
     (dict(loss=lambda network, x, y: network(x)), r"loss must return a scalar, got shape \(6, 2\): take its mean"),
     (dict(data=data_of(3)), "data must have 2 networks in its first dimension, got 3"),
     (dict(eval_data=data_of(3)), "data must have 2 networks in its first dimension, got 3"),

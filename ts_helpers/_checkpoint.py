@@ -136,11 +136,6 @@ class Identity:
         return library or top == "ts_helpers"
 
 
-def difference(first: dict[str, str], other: dict[str, str]) -> str | None:
-    """Return the path of the first thing that two networks do not have in common, if there is one."""
-    return next((path for path in {**first, **other} if first.get(path) != other.get(path)), None)
-
-
 def write(file: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint as a whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ts_helpers._checkpoint import Identity, difference
+from ts_helpers._checkpoint import Identity
 
 Metric = Callable[..., Tensor]
 PerNetwork = float | Sequence[float] | Tensor
@@ -33,7 +33,8 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
             owner = owners.setdefault(tensor.data_ptr() or id(tensor), number)
             if owner != number:
                 raise ValueError(f"networks {owner} and {number} share the tensor {path!r}: copy.deepcopy one of them")
-        path = difference(first, identity.network(network))
+        other = identity.network(network)
+        path = next((path for path in {**first, **other} if first.get(path) != other.get(path)), None)
         if path:
             raise ValueError(
                 "networks must be of one architecture and differ in nothing but parameters and buffers: number "
