@@ -311,12 +311,12 @@ def test_metrics_are_taken_before_during_and_after(how, at, n):
 def test_steps_are_in_training_mode_and_metrics_in_evaluation_mode():
     modes = []
 
-    def listening(network, x, y):
+    def listening(network, x, y, first):
         modes.append("training" if network.training else "evaluation")
-        return loss(network, x, y)
+        return loss(network, x, y) * first
 
-    network = linear().eval()
-    alone(network, loss=listening, n_steps=2, eval_interval=2)
+    network, one = linear().eval(), torch.ones(())
+    alone(network, listening, lambda step: (*batch(step), one), n_steps=2, eval_interval=2, eval_data=(*HELD, one))
     assert modes == ["evaluation", "training", "training", "evaluation"]
     assert not network.training  # as it was found
 

@@ -156,8 +156,9 @@ def fit(
         functions = identity.of([loss, metrics, data if callable(data) else None])
         settled = repr([astuple(plan), described, functions, identity.sources(), torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
-    fitting = max(1, int(MEMORY / rows.footprint(first, batch_size)))
-    size = min(max(AT_ONCE, NUMBERS // rows.values.shape[1]), fitting)
+    size = max(AT_ONCE, NUMBERS // rows.values.shape[1])
+    if len(nets) > 1:
+        size = min(size, max(1, int(MEMORY / rows.footprint(first, batch_size))))
     histories = []
     for start in range(0, len(nets), size):
         part = slice(start, start + size)
