@@ -11,8 +11,10 @@ from ts_helpers.papers.tallec2018.memory_tasks import (
     TASKS,
     Task,
     at_end,
+    came_below,
     chrono,
     compare,
+    cost,
     halfway,
     plot_starts,
     runs_of,
@@ -199,9 +201,30 @@ def test_end_is_the_median_of_the_last_three_evaluations_made_and_halfway_the_fi
     np.testing.assert_array_equal(halfway(loss, step, 0.2), [30, np.inf, np.inf])
 
 
+def test_networks_below_a_level_are_counted_and_costs_told_where_an_arm_was_run():
+    made = {
+        "loss": (("arm", "start", "seed", "look"), [[[[1.0, 0.4, 0.6], [1, 0.6, 0.6]], [[1, 0.1, 0.1], [np.nan] * 3]]]),
+        "seconds": (("arm", "start", "seed"), [[[1.0, 1], [2, np.nan]]]),
+        "taken": (("arm", "start", "seed"), [[[100.0, 300], [400, np.nan]]]),
+        "T": ("arm", [7]),
+    }
+    results = xr.Dataset(made, coords={"arm": ["one"], "start": ["standard", "chrono"]})
+    assert came_below(results, 0.5, ["one", "other"], ["standard"]) == "1 of 2"
+    assert came_below(results, 0.5, ["one"], ["standard", "chrono"]) == "2 of 3"
+    assert came_below(results, 0.5, ["other"], ["chrono"]) == "0 of 0"
+    assert (cost(results, ["one", "other"]), cost(results, ["other"])) == ("5.0 ms at T = 7", "not measured")
+
+
+def test_arm_that_was_not_run_is_called_so():
+    fig, ax = plt.subplots()
+    plot_starts(ax, xr.Dataset(coords={"arm": ["one"]}), "other", ["standard"])
+    plt.close(fig)
+    assert [text.get_text() for text in ax.texts] == ["other: not run"] and not ax.lines
+
+
 def test_more_starts_than_can_be_told_apart_are_not_drawn():
     with pytest.raises(ValueError, match="starts must be 3 at most, got a, b, c, d"):
-        plot_starts(None, None, "abcd")
+        plot_starts(None, None, "arm", "abcd")
 
 
 def test_drawn_median_goes_on_for_a_network_that_is_done_and_ends_where_another_was_cut_short():
@@ -214,16 +237,17 @@ def test_drawn_median_goes_on_for_a_network_that_is_done_and_ends_where_another_
         "step": ("look", np.arange(6) * 10),
         "diverged": (("start", "seed"), np.zeros((1, 3))),
     }
-    results = xr.Dataset(made, coords={"start": ["standard"]})
+    results = xr.Dataset(made, coords={"start": ["standard"]}).expand_dims(arm=["one"])
 
     def median(results):
         fig, ax = plt.subplots()
-        plot_starts(ax, results, ["standard"])
+        plot_starts(ax, results, "one", ["standard"])
         plt.close(fig)
         [line] = [line for line in ax.lines if line.get_label() == "standard"]
         return line.get_ydata()
 
     np.testing.assert_array_equal(median(results), [1, 1, 1, np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(median(results.isel(seed=[1])), [1, 0.005, 0.005, 0.005, 0.005, 0.005])
-    results["diverged"][0, 0] = 1
+    results = results.copy(deep=True)
+    results["diverged"][0, 0, 0] = 1
     assert np.isfinite(median(results)).all()

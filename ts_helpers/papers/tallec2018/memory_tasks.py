@@ -1,4 +1,4 @@
-"""An LSTM from different starts on copying and adding, and a figure of its losses; the claims stay in chapters."""
+"""An LSTM from different starts on copying and adding, and what is read off its losses; the claims stay in chapters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.axes._secondary_axes import SecondaryAxis
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -247,29 +246,50 @@ def halfway(loss: xr.DataArray, step: xr.DataArray, level: float = 0.5) -> xr.Da
     return step.where(loss < level).min("look").fillna(np.inf)
 
 
+def came_below(results: xr.Dataset, level: float, arms: Sequence[str], starts: Sequence[str]) -> str:
+    """Return how many networks of these arms and starts, as far as they were run, ever came below a level."""
+    here = [arm for arm in arms if arm in results.arm]
+    least = results.loss.sel(arm=here, start=list(starts)).min("look")
+    return f"{int((least < level).sum())} of {int(least.count())}"
+
+
+def cost(results: xr.Dataset, arms: Sequence[str]) -> str:
+    """Return what a step of training took in these arms, as far as they were run; needs T, taken and seconds."""
+    of = results.sel(arm=[arm for arm in arms if arm in results.arm])
+    each = 1000 * of.seconds.sum(["start", "seed"]) / of.taken.sum(["start", "seed"])
+    told = [f"{took:.1f} ms at T = {T:.0f}" for took, T in zip(each.values, of["T"].values, strict=True)]
+    return " and ".join(told) or "not measured"
+
+
 def plot_starts(
-    ax: Axes, results: xr.Dataset, starts: Sequence[str], batch_size: int = 32, least: float = 3e-3
-) -> SecondaryAxis:
-    """Draw the losses of one comparison, every run thin and medians thick, and a level for no memory and for a half.
+    ax: Axes, results: xr.Dataset, arm: str, starts: Sequence[str], batch_size: int = 32, least: float = 3e-3
+) -> None:
+    """Draw the losses of one arm, every run thin and medians thick, and a level for no memory and for a half.
 
     A network that is done counts in the median with its last evaluations, one that diverged does not count. The median
-    ends where training has stopped for any other.
+    ends where training has stopped for any other. The lower axis has steps, the upper one thousands of sequences.
 
     Args:
-        ax: where; its lower axis has steps.
-        results: of `compare`.
+        ax: where.
+        results: of `compare`, joined along ``arm``, with or without T; an arm that is not there is called "not run".
+        arm: which.
         starts: which to draw, each with a colour and dash by its place; one without losses is left out.
         batch_size: sequences in a step.
         least: losses below are drawn there.
-
-    Returns:
-        The upper axis, with thousands of sequences.
 
     Raises:
         ValueError: more starts than there are colours.
     """
     if len(starts) > len(_STYLES):
         raise ValueError(f"starts must be {len(_STYLES)} at most, got {', '.join(starts)}")
+    ax.set(xlabel="step of RMSprop", ylabel="loss over memoryless", yscale="log", ylim=(least, 4))
+    if arm not in results.arm:
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, f"{arm}: not run", transform=ax.transAxes, ha="center", fontsize=8)
+        return
+    results = results.sel(arm=arm)
+    what = f"{arm}, $T = {int(results['T'])}$" if "T" in results else arm
+    ax.text(0.98, 0.94, what, transform=ax.transAxes, ha="right", va="top", fontsize=8)
     for start, (color, dash) in zip(starts, _STYLES, strict=False):
         if start not in results.start or results.loss.sel(start=start).isnull().all():
             continue
@@ -283,10 +303,9 @@ def plot_starts(
             ax.plot(results.step, median, color=color, lw=2.2, ls=dash, label=start)
     for level in (1, 0.5):
         ax.axhline(level, color="0.4", ls=":", lw=1)
-    ax.set(yscale="log", ylim=(least, 4))
     both_ways: Any = (lambda step: batch_size * step / 1000, lambda seen: 1000 * seen / batch_size)
     above = ax.secondary_xaxis("top", functions=both_ways)
+    above.set_xlabel("thousands of sequences", fontsize=8)
     above.tick_params(labelsize=7)
     for axis in (ax.xaxis, above.xaxis):
         axis.set_major_locator(MaxNLocator(4))  # five-figure steps side by side
-    return above
