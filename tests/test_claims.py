@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import yaml
@@ -147,15 +145,6 @@ def test_malformed_book_of_claims_is_refused(tmp_path):
     (tmp_path / "claims.yml").write_text("X1: {paper: p}")
     with pytest.raises(ValueError, match="claim X1 must have the fields .*, got paper"):
         read_claims(tmp_path / "claims.yml")
-
-
-def test_claims_are_read_once_and_again_when_the_file_has_changed(tmp_path):
-    first = book_of(tmp_path, a=("mean", ">= 0.9"))
-    path = tmp_path / "claims.yml"
-    assert read_claims(path) is first
-    path.write_text(path.read_text().replace("0.9", "0.8"))  # of the same size
-    os.utime(path, ns=(1, 1))
-    assert read_claims(path)["X1"].quantities[0].criterion == ">= 0.8"
 
 
 def test_measured_reads_well():

@@ -37,7 +37,7 @@ LEAK = """import json, os
 from pathlib import Path
 from ts_helpers.papers.doe2020 import leaks
 record = Path(os.environ["TS_RECORDS"]) / "doe2020" / "leak"
-record.mkdir(parents=True)
+record.mkdir(parents=True, exist_ok=True)
 (record / "results.json").write_text(json.dumps(leaks.double(tau)))
 print("tau is", leaks.double(tau), "mine is", mine)
 """

@@ -6,7 +6,7 @@ Where values come from is the chapters' business; where findings are shown, that
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,18 +103,13 @@ class Finding:
         return self.verdict + f" ({self.note})" * bool(self.note)
 
 
+@cache
 def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read and check the book of claims, once for as long as the file stays as it is.
+    """Read and check the book of claims, once.
 
     Raises:
         ValueError: an entry lacks a field, has one too many, or names an unknown statistic or criterion.
     """
-    state = path.stat()
-    return _read(path, state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=4)
-def _read(path: Path, *state: int) -> dict[str, Claim]:
     claims = {}
     for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
         _check_fields(f"claim {key}", entry, "paper chapter figure source claim min_seeds quantities")
@@ -139,8 +134,7 @@ def _check_fields(what: str, entry: dict[str, Any], names: str) -> None:
 def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     """Return the estimate and the ends of its 95 % interval: a seeded percentile bootstrap of 9,999 resamples.
 
-    A rate has the exact (Clopper-Pearson) binomial interval, which stays honest at 0 of n and n of n, where a
-    bootstrap has no width.
+    A rate has the exact (Clopper-Pearson) interval: at 0 of n and n of n a bootstrap has no width.
 
     Raises:
         ValueError: no values, one that is not finite, or, for a rate, one that is neither 0 nor 1.
@@ -153,9 +147,9 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
             raise ValueError(f"values of a rate must be 0 or 1, got {x[~np.isin(x, (0, 1))][0]:g}")
         ends = scipy.stats.binomtest(int(x.sum()), x.size).proportion_ci(CONFIDENCE, method="exact")
         return x.sum().item() / x.size, float(ends.low), float(ends.high)
-    function, how = STATISTICS[statistic], dict(n_resamples=9999, confidence_level=CONFIDENCE, method="percentile")
     if x.size == 1:
         return float(x[0]), float(x[0]), float(x[0])
+    function, how = STATISTICS[statistic], dict(n_resamples=9999, confidence_level=CONFIDENCE, method="percentile")
     ends = scipy.stats.bootstrap((x,), function, **how, rng=np.random.default_rng(0)).confidence_interval
     return float(function(x)), float(ends.low), float(ends.high)
 
@@ -168,13 +162,7 @@ def judge(
     *reproduced*: every criterion holds for the whole interval; *not reproduced*: every one fails for it; *partly*:
     some hold and some fail; *inconclusive*: an interval straddles its criterion so that the verdict could go either
     way, a value is not finite, there are fewer seeds than the claim asks for, the scale is smoke, or the data is a
-    stand-in for the paper's.
-
-    Args:
-        claim_id: one of the claims; ``claims`` is where it is looked up, None: in the book's.
-        values: of each quantity.
-        scale: of the run.
-        stand_in: what the data is, and is not, in a sentence; empty where it is the paper's, or made as the paper's.
+    stand-in for the paper's: ``stand_in`` says what it is, and is not.
 
     Raises:
         ValueError: the claim is unknown, or the quantities are not the claim's.

@@ -2,11 +2,9 @@
 
 import argparse
 import ast
-import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,10 +13,11 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jupytext
@@ -29,7 +28,7 @@ from nbformat import NotebookNode
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, replace_folder
+from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest
 
 
 class Job:
@@ -39,7 +38,7 @@ class Job:
         source: the text notebook.
         executed: the executed notebook, beside its source or below ``out``.
         partial: the notebook while it runs, and what stays of it when it fails.
-        record: the folder of its record.
+        records: the folder below which its record is.
     """
 
     def __init__(self, name: str, parameters: dict[str, Any] | None = None, out: Path | None = None):
@@ -47,7 +46,7 @@ class Job:
         self.source = NOTEBOOKS / f"{name}.md"
         self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
         self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")
-        self.record = (out or ROOT / "_build" / "records") / name
+        self.records = out or ROOT / "_build" / "records"
 
     @cached_property
     def notebook(self) -> NotebookNode:
@@ -56,18 +55,14 @@ class Job:
 
     @cached_property
     def declared(self) -> dict[str, Parameter]:
-        """What the notebook's parameters cell declares; ValueError, if there is not exactly one such cell."""
+        """What the notebook's parameters cell declares; ValueError if there is not exactly one such cell."""
         cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
         if len(cells) != 1:
             raise ValueError(f"there must be exactly one cell tagged parameters, there are {len(cells)}")
         return read_parameters(cells[0])
 
     def check_parameters(self) -> None:
-        """Refuse a parameter that is unknown or has a wrong value; make paths absolute, for the kernel.
-
-        Raises:
-            ValueError: naming what would be valid.
-        """
+        """Raise a ValueError that names what would be valid; make paths absolute, for the kernel."""
         try:
             declared = self.declared
             for name, value in self.parameters.items():
@@ -89,16 +84,13 @@ class Job:
         """One digest of all that decides the outputs: text, helpers, claims, package versions, parameters."""
         parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
-        parts: list[str | Path] = [
-            json.dumps([parameters, claims, [version(name) for name in PACKAGES]], sort_keys=True)
-        ]
-        for path in [self.source, *self.helpers]:
+        own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
+        files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for at in own for f in (at, *sorted(at.glob("*")))]
+        versions = [version(name) for name in PACKAGES]
+        archived = sorted((RESULTS / self.name).parent.glob("*.paper.*"))  # a chapter may draw on its paper's others
+        parts: list[str | Path] = [json.dumps([parameters, claims, versions, files], sort_keys=True)]
+        for path in [self.source, *self.helpers, *archived]:
             parts += [path.relative_to(ROOT).as_posix(), path]
-        for name, value in self.parameters.items():
-            if self.declared[name].is_path and value:
-                parts.append(state_of(Path(value)))
-        for path in sorted((RESULTS / self.name).parent.glob("*.paper.*")):  # a chapter may draw on its paper's others
-            parts += [path.name, path]
         return digest(*parts)
 
     @cached_property
@@ -114,7 +106,7 @@ class Job:
     def outputs(self, notebook: NotebookNode) -> str:
         """Return a digest of what the reader would see, and of the record's files."""
         seen = json.dumps([(c.source, c.get("outputs")) for c in notebook.cells], sort_keys=True)
-        return digest(seen, *[part for f in sorted(self.record.glob("*")) if f.is_file() for part in (f.name, f)])
+        return digest(seen, *[part for f in sorted((self.records / self.name).glob("*")) for part in (f.name, f)])
 
     @property
     def ran(self) -> str:
@@ -131,61 +123,42 @@ class Job:
         return self.last["untouched"] and self.last["inputs"] == self.fingerprint
 
 
-def state_of(path: Path) -> str | Path:
-    """Return a file as it is; of a folder, which may hold much, when its files were last changed."""
-    if path.is_file():
-        return path
-    return repr([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(path.iterdir())])
-
-
 def helper_sources(code: Iterable[str]) -> list[Path]:
     """Return the files of ``ts_helpers`` that this code imports, directly or through one another."""
     found: set[Path] = set()
     todo = list(code)
-    while todo:
-        names = imported(todo.pop())
-        if names is None:  # a magic, or a mistake: let every helper count
-            return sorted((ROOT / "ts_helpers").rglob("*.py"))
-        for stem in (ROOT.joinpath(*name.split(".")) for name in names):
-            new = {path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()} - found
+    try:
+        while todo:
+            stems = [ROOT.joinpath(*name.split(".")) for name in imported(todo.pop())]
+            files = {file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")}
+            new = {file for file in files - found if file.is_file()}
             found |= new
-            todo += [path.read_text() for path in new]
+            todo += [file.read_text() for file in new]
+    except SyntaxError:  # a magic, or a mistake: let every helper count
+        return sorted((ROOT / "ts_helpers").rglob("*.py"))
     return sorted(found)
 
 
 @cache
-def imported(source: str) -> set[str] | None:
-    """Return the modules of ``ts_helpers`` that a source may import, packages too; None if that cannot be told."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError:
-        return None
+def imported(source: str) -> set[str]:
+    """Return the modules of ``ts_helpers`` that a source may import, packages too."""
+    nodes = list(ast.walk(ast.parse(source)))
     names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{a.name}" for a in node.names]
+    names += [f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names]
     parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
     return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
 
 
-class Prefixed(io.TextIOBase):
-    """A stream to which a notebook's progress goes as it runs, each line with the notebook's name before it."""
-
-    def __init__(self, name: str):
-        self.before = f"            {name}  "
-
-    def write(self, text: str) -> int:
-        """Pass the lines on to stderr."""
-        print(textwrap.indent(text.rstrip("\n"), self.before, lambda line: True), file=sys.stderr, flush=True)
-        return len(text)
+def tell(name: str, text: str) -> None:
+    """Pass on what a notebook says of its progress, each line with the notebook's name before it."""
+    print(textwrap.indent(text.rstrip("\n"), f"            {name}  ", lambda line: True), file=sys.stderr, flush=True)
 
 
 def execute(job: Job) -> tuple[str, float]:
     """Run one notebook in this process's own kernel; return what went wrong (nothing: "") and the seconds."""
     start, problem = time.perf_counter(), ""
     job.executed.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix="ts_records."))
-    os.environ["TS_RECORDS"] = str(staging)
+    os.environ["TS_RECORDS"] = str(job.records)
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
     try:
         notebook = papermill.execute_notebook(
@@ -195,18 +168,11 @@ def execute(job: Job) -> tuple[str, float]:
             kernel_name="python3",
             cwd=job.source.parent,
             progress_bar={"desc": job.name, "unit": "cell", "leave": False, "disable": None},  # only on a terminal
-            stderr_file=Prefixed(job.name),
+            stderr_file=SimpleNamespace(write=partial(tell, job.name), flush=sys.stderr.flush),
         )
-        for cell in notebook.cells:  # timings: they would make two equal runs differ
-            cell.metadata.pop("papermill", None)
-            cell.metadata.pop("execution", None)
-        for key in ("input_path", "output_path", "start_time", "end_time", "duration"):
-            notebook.metadata.papermill.pop(key, None)  # and this machine's paths: the book publishes the file
-        if (staging / job.name).is_dir():
-            job.record.parent.mkdir(parents=True, exist_ok=True)
-            moved = Path(tempfile.mkdtemp(dir=job.record.parent, prefix=f".{job.record.name}."))
-            shutil.copytree(staging / job.name, moved, dirs_exist_ok=True)
-            replace_folder(moved, job.record)
+        for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
+            for key in ("papermill", "execution"):
+                part.metadata.pop(key, None)
         notebook.metadata["ts"] = {
             "source": job.source.relative_to(ROOT).as_posix(),
             "inputs": job.fingerprint,
@@ -221,8 +187,6 @@ def execute(job: Job) -> tuple[str, float]:
         problem = f"code cell {error.exec_count}: {plain}"
     except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
         problem = f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return problem, time.perf_counter() - start
 
 
@@ -235,13 +199,11 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         config.parent.mkdir()
         config.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n")
         os.environ |= {
-            # absolute: the kernel starts in the notebook's folder
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # absolute
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             # glibc gives large arrays back to the system at once, and has their pages made anew a step later
-            "MALLOC_MMAP_THRESHOLD_": str(2**30),
-            "MALLOC_TRIM_THRESHOLD_": str(2**30),
+            **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30)),
             "IPYTHONDIR": profile,
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
@@ -315,9 +277,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     if options.out and options.out.exists() and not options.out.is_dir():
         parser.error(f"--out must be a folder, got the file {options.out}")
-    out = options.out.resolve() if options.out else None
     try:
-        jobs = [Job(name, parameters, out) for name in find(options.notebooks)]
+        jobs = [Job(name, parameters, options.out and options.out.resolve()) for name in find(options.notebooks)]
         for job in jobs:
             job.check_parameters()
         if options.list:
@@ -325,14 +286,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
     except ValueError as error:
         parser.error(str(error))
-    todo = []
+    todo = [job for job in jobs if not job.is_current()]
     for job in jobs:
-        if job.is_current():
-            print(f"up to date  {job.name}")
-        else:
-            todo.append(job)
-            hint = f", last time {job.ran}" if job.ran else ""
-            print(f"{'OUT OF DATE' if options.check else 'to run     '} {job.name}{hint}", flush=True)
+        word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
+        print(f"{word} {job.name}" + f", last time {job.ran}" * bool(job in todo and job.ran), flush=True)
     if options.check:
         return int(bool(todo))
     try:
@@ -344,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
         from ts_helpers.book.records import archive  # here: it needs torch, which the rest starts without
 
         for job in jobs:
-            print(f"archived    {archive(job.record).relative_to(ROOT)}")
+            print(f"archived    {archive(job.records / job.name).relative_to(ROOT)}")
     return int(failed > 0)
 
 
