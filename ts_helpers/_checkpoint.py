@@ -19,33 +19,31 @@ from torch.nn.utils import parametrize
 
 PACKAGE = Path(__file__).parent
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
-HELD = (Tensor, np.ndarray, list, tuple, set, frozenset, dict, types.SimpleNamespace)
-NAMED = (*PLAIN, *HELD, type, types.FunctionType, types.ModuleType, functools.partial)  # what counts of what code names
 STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
+WRAPPERS = functools.partial, types.MethodType, property, staticmethod, classmethod
+WRAPPED = "func", "args", "keywords", "__func__", "__self__", "fget"
 
 
 class Identity:
-    """Makes texts that are equal for what gives equal numbers, and notes the modules of ts_helpers that it meets.
+    """Texts that are equal for what gives equal numbers; notes which modules of ts_helpers it meets.
 
-    An object counts with its class and all that it holds; a function with its code, what it closes over and what it
-    names of the values, functions, classes and modules around it. Of libraries only names count, of ts_helpers the
-    source (see `sources`), of ts_helpers.book nothing.
+    Of an object its class and attributes count, of a function its code, defaults, closure and the globals it names. Of
+    libraries only names count, of ts_helpers the source (see `sources`), of ts_helpers.book nothing.
     """
 
     def __init__(self) -> None:
-        self.modules: set[str] = set()
-        self._within: list[int] = []
+        self.modules, self._within = set[str](), list[int]()
 
     def of(self, value: Any) -> str:
         """Return the text of a value."""
         if isinstance(value, PLAIN):
             return repr(value)
-        if isinstance(value, Tensor):
-            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # an expanded one, once
-            flat = value.detach()[once].cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(flat.data).hexdigest()}"
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            return f"{value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype != object):
+            raw = value
+            if isinstance(value, Tensor):
+                once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # if expanded, once
+                raw = value.detach()[once].cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw.tobytes()).hexdigest()}"
         if id(value) in self._within:  # it holds itself
             return f"up {len(self._within) - self._within.index(id(value))}"
         self._within.append(id(value))
@@ -58,13 +56,13 @@ class Identity:
         """Return the texts of all that a network is besides the values of its parameters and buffers, by their path."""
         found: dict[str, str] = {}
         for path, module in network.named_modules(remove_duplicate=False):
-            here = {"class": self.of(parametrize.type_before_parametrizations(module))}
+            here: dict[str, Any] = {"class": parametrize.type_before_parametrizations(module)}
             for name, value in vars(module).items():
                 if name not in STATE:  # the keys of hooks count all that were ever made
-                    here[name] = self.of(list(value.values()) if name.endswith("hooks") and value else value)
+                    here[name] = list(value.values()) if name.endswith("hooks") and value else value
             for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                here[name] = "" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype} {tensor.device}"
-            found |= {f"{path}.{name}".lstrip("."): text for name, text in here.items()}
+                here[name] = None if tensor is None else (tuple(tensor.shape), tensor.dtype, tensor.device)
+            found |= {f"{path}.{name}".lstrip("."): self.of(value) for name, value in here.items()}
         return found
 
     def sources(self) -> str:
@@ -73,58 +71,51 @@ class Identity:
         while todo:
             name = todo.pop()
             path = PACKAGE.joinpath(*name.split(".")[1:])
-            file = next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-            if file is None or name in done or not _helper(name):
+            file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            if name in done or not _helper(name) or not file.is_file():
                 continue
             done[name] = hashlib.sha256(file.read_bytes()).hexdigest()
             for node in ast.walk(ast.parse(file.read_bytes())):
                 if isinstance(node, ast.Import):
                     todo += [each.name for each in node.names]
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    todo += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+                elif isinstance(node, ast.ImportFrom):
+                    todo += [str(node.module), *(f"{node.module}.{each.name}" for each in node.names)]
         return repr(sorted(done.items()))
 
     def _parts(self, value: Any) -> tuple[str, Any]:
         """Return what kind of thing it is, and what it holds."""
         match value:
             case Mapping():
-                return "map", [part for item in value.items() for part in item]
+                return "map", value.items()
             case list() | tuple():
                 return type(value).__name__, value
             case set() | frozenset():
                 return "set", sorted(map(self.of, value))
             case nn.Module():
                 return "network", [self.network(value), *value.parameters(), *value.buffers()]
-            case types.ModuleType():
-                return f"module {value.__name__}", [self._foreign(value.__name__)]
-            case functools.partial():
-                return "partial", [value.func, value.args, value.keywords]
-            case types.MethodType():
-                return "method", [value.__func__, value.__self__]
-            case property() | staticmethod() | classmethod():
-                return "method", [getattr(value, "fget", None) or getattr(value, "__func__", None)]
-            case types.FunctionType():
-                return self._function(value)
+            case torch.Generator():
+                return "generator", [value.get_state()]
             case types.CodeType():
                 code = value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount
                 return "code", [*code, *value.co_consts]
+            case types.FunctionType():
+                held = [value.__defaults__, value.__kwdefaults__, *(c.cell_contents for c in value.__closure__ or ())]
+                if self._foreign(value.__module__):
+                    return f"{value.__module__}.{value.__qualname__}", held
+                around = {name: value.__globals__.get(name) for name in sorted(_named(value.__code__))}
+                return "function", [*held, value.__code__, around]
+            case types.ModuleType():
+                self._foreign(value.__name__)
+                return f"module {value.__name__}", []
             case type():
                 if self._foreign(value.__module__):
                     return f"{value.__module__}.{value.__qualname__}", []
-                bookkeeping = ("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "_abc_impl")
-                return "class", [*value.__bases__, {k: v for k, v in vars(value).items() if k not in bookkeeping}]
-            case torch.Generator():
-                return "generator", [value.get_state()]
+                return "class", [*value.__bases__, {k: v for k, v in vars(value).items() if k != "__firstlineno__"}]
+        if isinstance(value, WRAPPERS):
+            return "wrapper", [getattr(value, name, None) for name in WRAPPED]
         if hasattr(value, "__dict__") and not f"{type(value).__module__}.".startswith("ts_helpers.book."):
             return "object", [type(value), vars(value)]
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), []
-
-    def _function(self, value: types.FunctionType) -> tuple[str, list[Any]]:
-        held = [value.__defaults__, value.__kwdefaults__, *map(_content, value.__closure__ or ())]
-        if self._foreign(value.__module__):
-            return f"{value.__module__}.{value.__qualname__}", held
-        around = {name: value.__globals__.get(name) for name in sorted(set(_named(value.__code__)))}
-        return "function", [*held, value.__code__, {k: v for k, v in around.items() if isinstance(v, NAMED)}]
 
     def _foreign(self, name: str | None) -> bool:
         """Return whether a module is of ts_helpers, where it is noted, or of a library: its code is not looked into."""
@@ -132,8 +123,17 @@ class Identity:
             self.modules.add(str(name))
         top = str(name).partition(".")[0]
         folders = Path(getattr(sys.modules.get(top), "__file__", None) or "").parts
-        library = top in sys.stdlib_module_names - {"__main__"} or "site-packages" in folders
-        return library or top == "ts_helpers"
+        return top != "__main__" and (top in {"ts_helpers", *sys.stdlib_module_names} or "site-packages" in folders)
+
+
+def _named(code: types.CodeType) -> set[str]:
+    """Return the globals that code names, and code within it."""
+    own = {str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    return own.union(*(_named(const) for const in code.co_consts if isinstance(const, types.CodeType)))
+
+
+def _helper(name: str | None) -> bool:
+    return f"{name}.".startswith("ts_helpers.") and not f"{name}.".startswith("ts_helpers.book.")
 
 
 def write(file: Path, state: dict[str, Any]) -> None:
@@ -143,9 +143,8 @@ def write(file: Path, state: dict[str, Any]) -> None:
     try:
         torch.save(state | {"of": file.stem}, part)
         os.replace(part, file)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def read(file: Path, device: torch.device) -> dict[str, Any] | None:
@@ -164,19 +163,3 @@ def read(file: Path, device: torch.device) -> dict[str, Any] | None:
         os.replace(file, aside)
         print(f"{file}: no checkpoint of this training ({error}), now {aside.name}; it begins anew", file=sys.stderr)
         return None
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _named(code: types.CodeType) -> list[str]:
-    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _named(const)]
-    return inner + [str(step.argval) for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
-
-
-def _helper(name: str | None) -> bool:
-    return f"{name}.".startswith("ts_helpers.") and not f"{name}.".startswith("ts_helpers.book.")

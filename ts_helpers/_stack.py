@@ -44,27 +44,29 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
 
 
 class Stack:
-    """The parameters of all networks as one matrix, a row a network, and measures on it."""
+    """The parameters of networks as one matrix, a row a network, and what is measured of all at once.
 
-    dim = 2  # of sequences in data
+    One ``alone`` is the first row: it is called as it is, and its buffers are its own.
+    """
 
-    def __init__(self, networks: Sequence[nn.Module]):
-        self.networks = networks
+    def __init__(self, networks: Sequence[nn.Module], alone: bool = False):
+        self.networks, self.alone = networks, alone
+        self.dim = 1 if alone else 2  # of sequences in data
         named = dict(networks[0].named_parameters())
         self.names, self.shapes = list(named), [value.shape for value in named.values()]
         self.sizes = [shape.numel() for shape in self.shapes]
-        rows = [torch.cat([value.detach().flatten() for value in net.parameters()]) for net in networks]
-        self.values = torch.stack(rows)
-        trained = [torch.cat([torch.full((p.numel(),), p.requires_grad) for p in net.parameters()]) for net in networks]
-        self.trainable = torch.stack(trained).to(self.values.device)
         self.parameters = [list(network.parameters()) for network in networks]
-        self.base = self.prepared()
+        self.values = torch.stack([torch.cat([p.detach().flatten() for p in each]) for each in self.parameters])
+        fixed = [torch.cat([p.new_full((p.numel(),), not p.requires_grad) for p in each]) for each in self.parameters]
+        self.trainable = torch.stack(fixed) == 0
+        several = [] if alone else [dict(network.named_buffers()) for network in networks]
+        self.stacked = {key: torch.stack([each[key].detach() for each in several]) for key in (*several, {})[0]}
+        self.base = networks[0] if alone else _Call(networks[0])
 
-    def prepared(self) -> nn.Module:
-        """Stack the buffers too, and return the module that is called."""
-        several = [dict(network.named_buffers()) for network in self.networks]
-        self.buffers = {key: torch.stack([each[key].detach() for each in several]) for key in several[0]}
-        return _Call(self.networks[0])
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers as they are now, with the networks as first dimension."""
+        return {key: b.detach()[None] for key, b in self.base.named_buffers()} if self.alone else self.stacked
 
     def footprint(self, data: Sequence[Tensor], batch_size: int | None) -> float:
         """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
@@ -79,25 +81,25 @@ class Stack:
     def column(self, value: PerNetwork, what: str) -> Tensor:
         """Return one number, or one a network, as a column (networks, 1)."""
         column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
-        if len(column) not in (1, len(self.networks)):
-            raise ValueError(
-                f"{what} must be one number or one for each of {len(self.networks)} networks, got {len(column)}"
-            )
+        if len(column) not in (1, n := len(self.networks)):
+            raise ValueError(f"{what} must be one number or one for each of {n} networks, got {len(column)}")
         return column
 
     def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:
         """Return a matrix (networks, numbers) of what was given for names of parameters, else the default."""
         parts = torch.full_like(self.values, default).split(self.sizes, 1)
         for pattern, value in given.items():
-            fitting = [i for i, name in enumerate(self.names) if fnmatchcase(name, pattern)]
+            fitting = [part for part, name in zip(parts, self.names, strict=True) if fnmatchcase(name, pattern)]
             if not fitting:
                 raise ValueError(f"no parameter is called {pattern!r}; there are {', '.join(self.names)}")
-            for i in fitting:
-                parts[i].copy_(self.column(value, pattern).expand_as(parts[i]))
+            for part in fitting:
+                part.copy_(self.column(value, pattern).expand_as(part))
         return torch.cat(parts, 1)
 
     def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
         """Return ``function(network, *data)`` of every network, stacked."""
+        if self.alone:
+            return function(self.base, *data)[None]
         parts = self.values.split(self.sizes, 1)
         parameters = {
             f"network.{name}": part.unflatten(1, shape) if shape else part[:, 0]
@@ -112,6 +114,12 @@ class Stack:
 
     def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the losses (networks,) and their gradients (networks, numbers)."""
+        if self.alone:
+            losses, (parameters,) = self.measure(loss, data), self.parameters
+            learned = [p for p in parameters if p.requires_grad]
+            grads = iter(torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True))
+            each = [next(grads) if p.requires_grad else p.detach() for p in parameters]
+            return losses.detach(), torch.cat([grad.flatten() for grad in each])[None]
         p = self.values.requires_grad_(True)
         losses = self.measure(loss, data)
         (grad,) = torch.autograd.grad(losses.sum(), p)
@@ -134,34 +142,6 @@ class Stack:
                         setattr(module, name, buffer[i].clone())
 
 
-class Alone(Stack):
-    """The same of one network, which is called as it is; its buffers are its own."""
-
-    dim = 1
-
-    def prepared(self) -> nn.Module:
-        """Return the network."""
-        (network,) = self.networks
-        return network
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """The network's buffers as they are now, with the network as first dimension."""
-        return {key: buffer.detach()[None] for key, buffer in self.base.named_buffers()}
-
-    def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
-        """Return ``function(network, *data)``, with the network as first dimension."""
-        return function(self.base, *data)[None]
-
-    def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the loss (1,) and its gradient (1, numbers)."""
-        losses, (parameters,) = self.measure(loss, data), self.parameters
-        learned = [p for p in parameters if p.requires_grad]
-        grads = torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True)
-        found = dict(zip(map(id, learned), grads, strict=True))
-        return losses.detach(), torch.cat([found.get(id(p), p.detach()).flatten() for p in parameters])[None]
-
-
 class _Call(nn.Module):
     """Gives a function of a network the network whose parameters `functional_call` has put in."""
 
@@ -169,7 +149,7 @@ class _Call(nn.Module):
         super().__init__()
         self.network = network
         modules = [(path, module._buffers) for path, module in network.named_modules()]
-        self.held = [(buffers, key, f"{path}.{key}") for path, buffers in modules for key in buffers]
+        self.held = [(buffers, key, f"{path}.{key}".lstrip(".")) for path, buffers in modules for key in buffers]
 
     def forward(self, function: Metric, *data: Tensor) -> Tensor:
         """Return ``function(network, *data)``."""
@@ -177,8 +157,6 @@ class _Call(nn.Module):
         found = function(self.network, *data)
         for tensor, (buffers, key, path) in zip(before, self.held, strict=True):
             if buffers[key] is not tensor:
-                raise ValueError(
-                    f"buffer {path.lstrip('.')!r} was assigned anew, which a stack of networks loses: change it in "
-                    "place (copy_), or call fit for each network by itself"
-                )
+                how = "change it in place (copy_), or call fit for each network by itself"
+                raise ValueError(f"buffer {path!r} was assigned anew, which a stack of networks loses: {how}")
         return found

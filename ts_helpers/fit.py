@@ -4,16 +4,18 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ts_helpers._checkpoint import Identity, read, write
-from ts_helpers._stack import Alone, Metric, PerNetwork, Stack, described_together
+from ts_helpers._stack import Metric, PerNetwork, Stack, described_together
 from ts_helpers.progress import progress
+from ts_helpers.seeding import generator_of
 
 Data = Sequence[Tensor] | Callable[[int], Sequence[Tensor]]
 
@@ -43,23 +45,14 @@ OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
 
 @dataclass
 class History:
-    """How a training went.
+    """How a training went."""
 
-    Attributes:
-        at: (points,), epochs or steps before each evaluation; the first is before any training.
-        unit: "epoch" or "step".
-        metrics: for each name an array (networks, points, ...), NaN after a network stopped.
-        diverged: (networks,), epoch or step at which loss or gradient stopped being finite, -1 if they never did.
-        n_steps: (networks,), steps of the optimiser that were taken.
-        seconds: spent, over all interruptions.
-    """
-
-    at: np.ndarray
-    unit: str
-    metrics: dict[str, np.ndarray]
-    diverged: np.ndarray
-    n_steps: np.ndarray
-    seconds: float
+    at: np.ndarray  # (points,), epochs or steps before each evaluation; the first is before any training
+    unit: str  # "epoch" or "step"
+    metrics: dict[str, np.ndarray]  # each (networks, points, ...), NaN after a network stopped
+    diverged: np.ndarray  # (networks,), epoch or step at which loss or gradient stopped being finite, -1 if never
+    n_steps: np.ndarray  # (networks,), steps of the optimiser that were taken
+    seconds: float  # spent, over all interruptions
 
 
 def fit(
@@ -97,47 +90,52 @@ def fit(
         networks: one, or a sequence of networks that differ in nothing but parameters and buffers.
         loss: ``loss(network, *data)``, a scalar, of one network.
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
-            0, 1, ..., the same whenever it is asked. With a sequence of networks all have one dimension more, the
-            first: the networks.
-        epochs: passes through the data; without batch_size a pass is one step.
-        n_steps: steps of the optimiser, in the place of epochs.
-        batch_size: sequences in a minibatch, in a new order in each pass, the same for all networks; the last of a
-            pass holds what is left. None: all of them at once.
-        shuffle_seed: of these orders.
+            0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
+        epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
+        batch_size: sequences in a minibatch, the same for all networks; the last of a pass has what is left. None: all.
+        shuffle_seed: of the order of sequences, a new one in each pass.
         optimizer: "adam" or "rmsprop".
         lr: learning rate, one number or one a network.
-        lr_scale: for names of parameters, wild cards allowed, what multiplies their learning rate: one number or one a
-            network. 0 keeps the parameter as it is, and out of the gradient's norm; so does ``requires_grad = False``.
-        lower_bounds: for names of parameters, the least value they are set back to after each step (projection).
-        clip_norm: largest norm of a network's gradient; a longer one is scaled down to it.
-        norm_type: which norm, 2 or ``math.inf``.
+        lr_scale: by name of parameter (wild cards allowed), what multiplies its learning rate, one number or one a
+            network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
+        lower_bounds: by name of parameter, the least value it is set back to after each step (projection).
+        clip_norm, norm_type: to which norm, of type 2 or ``math.inf``, a network's longer gradient is scaled down.
         metrics: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient. None: the loss.
         eval_data: what they take. None: data.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
-        patience: evaluations in a row whose first metric was not below the least before, after which a network stops.
-            It is then left, however its training ended, as it was at the first evaluation that had the least.
-        lr_patience: as many such evaluations after which its learning rates are halved, and again after as many more.
+        patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
+            to be left, however its training ended, as it was at the first evaluation that had the least.
+        lr_patience: such evaluations after which its learning rates are halved, and again after as many more.
         stop_below: a network stops after three evaluations in a row with a first metric at or below this.
-        time_limit: hours that this call may take, at once if 0; the next call goes on from the checkpoint.
-        checkpoint: folder in which the state is kept once a minute and at the end. A call with the same networks, data,
+        time_limit: hours that this call may take, none if 0; the next call goes on from the checkpoint.
+        checkpoint: folder that keeps the state once a minute and at the end. A call with the same networks, data,
             functions (see `Identity`) and settings goes on from there, to the same numbers as without interruption.
         name: stands before the progress bar.
 
-    Returns:
-        What was measured, networks in the order given.
-
     Raises:
-        ValueError: networks that cannot be trained together, data that do not fit them, a loss that is no scalar, a
-            rate or size out of range, or a name that fits no parameter.
+        ValueError: networks that cannot be trained together, data that do not fit, a loss that is no scalar, a setting
+            out of range, or a name that fits no parameter.
     """
-    metrics = {"loss": loss} if metrics is None else dict(metrics)
-    how = (epochs, n_steps, batch_size, shuffle_seed, optimizer, clip_norm, norm_type)
-    plan = _Plan(*how, eval_interval, patience, lr_patience, stop_below)
-    plan.check(callable(data), bool(metrics))
-    if callable(data) and eval_data is None:
-        raise ValueError("eval_data must be given where data is a function")
-    if time_limit is not None and (checkpoint is None or not time_limit >= 0):
-        raise ValueError(f"time_limit must be 0 or more and needs a checkpoint, got {time_limit=}, {checkpoint=}")
+    metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
+    counts = dict(
+        epochs=epochs, n_steps=n_steps, eval_interval=eval_interval, patience=patience, lr_patience=lr_patience
+    )
+    judged = (patience, lr_patience, stop_below) != (None, None, None)
+    for broken, rule in (
+        ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
+        (made and (n_steps is None or batch_size is not None),
+         "a function makes its own batches: give n_steps with it, no epochs and no batch_size"),
+        (made and eval_data is None, "eval_data must be given where data is a function"),
+        *((n is not None and n < 1, f"{key} must be 1 or more, got {n}") for key, n in counts.items()),
+        (optimizer not in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"),
+        (clip_norm is not None and not clip_norm > 0, f"clip_norm must be positive or None, got {clip_norm}"),
+        (norm_type not in (2.0, math.inf), f"norm_type must be 2 or infinity, got {norm_type}"),
+        (judged and not metrics, "patience, lr_patience and stop_below need a metric, got none"),
+        (time_limit is not None and (checkpoint is None or not time_limit >= 0),
+         f"time_limit must be 0 or more and needs a checkpoint, got {time_limit=}, {checkpoint=}"),
+    ):  # fmt: skip
+        if broken:
+            raise ValueError(rule)
     single = isinstance(networks, nn.Module)
     nets = [networks] if isinstance(networks, nn.Module) else list(networks)
     identity = Identity()
@@ -146,167 +144,121 @@ def fit(
     for tensor in () if single else (*first, *(eval_data or ())):
         if len(tensor) != len(nets):
             raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {len(tensor)}")
-    rows = Stack(nets) if len(nets) > 1 else Alone(nets)
+    rows = Stack(nets, alone=len(nets) == 1)
     rates = rows.spread(lr_scale or {}, 1.0) * rows.column(lr, "lr") * rows.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times lr_scale must be finite and 0 or more for every network")
     least = rows.spread(lower_bounds or {}, -math.inf)
+    how = dict(batch_size=batch_size, shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
+    plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
     settled = ""
     if checkpoint:
-        functions = identity.of([loss, metrics, data if callable(data) else None])
-        settled = repr([astuple(plan), described, functions, identity.sources(), torch.__version__])
+        functions = identity.of([loss, metrics, data if made else None])
+        settled = repr([plan, described, functions, identity.sources(), torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
     size = max(AT_ONCE, NUMBERS // rows.values.shape[1])
-    if len(nets) > 1:
+    if not rows.alone:
         size = min(size, max(1, int(MEMORY / rows.footprint(first, batch_size))))
-    histories = []
+    found = []
     for start in range(0, len(nets), size):
         part = slice(start, start + size)
 
-        def cut(tensors: Sequence[Tensor], index: slice = part) -> list[Tensor]:
-            return list(tensors) if single else [tensor[index if len(nets) > 1 else 0] for tensor in tensors]
+        def cut(tensors: Sequence[Tensor], index: slice | int = 0 if rows.alone else part) -> list[Tensor]:
+            return list(tensors) if single else [tensor[index] for tensor in tensors]
 
         own = (lambda step, cut=cut: cut(data(step))) if callable(data) else cut(data)
         held = cut(first if eval_data is None else eval_data)
-        some = rows if size >= len(nets) else Stack(nets[part])
-        run = _Run(plan, some, loss, own, metrics, held, rates[part].clone(), least[part])
+        some, which = (
+            (rows, name)
+            if size >= len(nets)
+            else (Stack(nets[part]), f"{name} {start // size + 1}/{-(-len(nets) // size)}")
+        )
+        run = _Run(plan, some, loss, own, metrics, held, least[part], rates[part].clone())
         file = None
         if checkpoint:
             decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
             file = checkpoint / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
-        which = name if some is rows else f"{name} {start // size + 1}/{-(-len(nets) // size)}"
-        histories.append(run.go(file, until, which))
-    return History(
-        histories[0].at,
-        histories[0].unit,
-        {key: np.concatenate([history.metrics[key] for history in histories]) for key in metrics},
-        np.concatenate([history.diverged for history in histories]),
-        np.concatenate([history.n_steps for history in histories]),
-        sum(history.seconds for history in histories),
-    )
+        found.append(run.go(file, until, which))
+    joined = {key: np.concatenate([each.metrics[key] for each in found]) for key in metrics}
+    diverged, taken = (np.concatenate([getattr(each, key) for each in found]) for key in ("diverged", "n_steps"))
+    return History(found[0].at, found[0].unit, joined, diverged, taken, sum(each.seconds for each in found))
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What `fit` was told of how to train, besides learning rates."""
-
-    epochs: int | None
-    n_steps: int | None
-    batch_size: int | None
-    shuffle_seed: int
-    optimizer: str
-    clip_norm: float | None
-    norm_type: float
-    eval_interval: int
-    patience: int | None
-    lr_patience: int | None
-    stop_below: float | None
-
-    def check(self, made: bool, measured: bool) -> None:
-        """Refuse what cannot be, for batches that are made or not, and with metrics or without."""
-        if (self.epochs is None) == (self.n_steps is None):
-            raise ValueError(f"give either epochs or n_steps, got epochs={self.epochs}, n_steps={self.n_steps}")
-        if made and (self.n_steps is None or self.batch_size is not None):
-            raise ValueError("a function makes its own batches: give n_steps with it, no epochs and no batch_size")
-        for key in ("epochs", "n_steps", "eval_interval", "patience", "lr_patience"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be 1 or more, got {value}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive or None, got {self.clip_norm}")
-        if self.norm_type not in (2.0, math.inf):
-            raise ValueError(f"norm_type must be 2 or infinity, got {self.norm_type}")
-        if not measured and any(each is not None for each in (self.patience, self.lr_patience, self.stop_below)):
-            raise ValueError("patience, lr_patience and stop_below need a metric, got none")
-
-
+@dataclass(eq=False)
 class _Run:
     """The training of one stack, or of one network alone."""
 
-    def __init__(
-        self,
-        plan: _Plan,
-        rows: Stack,
-        loss: Metric,
-        data: Data,
-        metrics: Mapping[str, Metric],
-        eval_data: Sequence[Tensor],
-        rates: Tensor,
-        least: Tensor,
-    ):
-        self.plan, self.rows, self.loss, self.data, self.metrics = plan, rows, loss, data, metrics
-        self.eval_data, self.rates, self.least = eval_data, rates, least
-        self.bounded, self.learned = bool((least > -math.inf).any()), rates > 0
+    plan: SimpleNamespace  # what `fit` was told of how to train
+    rows: Stack
+    loss: Metric
+    data: Data
+    metrics: Mapping[str, Metric]
+    eval_data: Sequence[Tensor]
+    least: Tensor
+    rates: InitVar[Tensor]
+
+    def __post_init__(self, rates: Tensor) -> None:
+        plan, rows = self.plan, self.rows
+        self.bounded, self.learned = bool((self.least > -math.inf).any()), rates > 0
         self.per_pass, self.n_sequences, self.orders = 1, 0, (-1, ())  # the orders of a pass: its number, and each
-        if plan.batch_size is not None and not callable(data):
-            sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in data}
+        if plan.batch_size is not None and not callable(self.data):
+            sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in self.data}
             self.n_sequences = max(sizes, default=0)
             if len(sizes) != 1 or not 1 <= plan.batch_size <= self.n_sequences:
                 got = f"batch_size={plan.batch_size}, {sizes=}"
                 raise ValueError(f"batch_size must be 1 or more and at most the sequences of the data, got {got}")
             self.per_pass = -(-self.n_sequences // plan.batch_size)
-        units = plan.epochs or plan.n_steps or 0
-        self.unit = self.per_pass if plan.epochs else 1  # steps
-        self.total, self.points = units * self.unit, [*range(0, units, plan.eval_interval), units]
-        self.step, self.evaluated, self.seconds, self.over = 0, 0, 0.0, False
-        self.measured: dict[str, np.ndarray] = {}
-        self.kept_buffers: dict[str, Tensor] = {}
+        units, self.unit = plan.epochs or plan.n_steps, self.per_pass if plan.epochs else 1  # in steps
+        self.points = [*range(0, units, plan.eval_interval), units]
         keeps = plan.patience is not None or plan.stop_below is not None
         none = torch.zeros(len(rates), dtype=torch.int64, device=rates.device)
-        least_before = torch.full_like(rates[:, 0], torch.inf)
-        self.state = dict(  # all that changes in place
+        high = torch.full_like(rates[:, 0], torch.inf)
+        self.now = SimpleNamespace(  # all that changes
+            step=0, evaluated=0, seconds=0.0, over=False, measured={}, kept_buffers={},
             values=rows.values, rates=rates, v=torch.zeros_like(rows.values),
             m=torch.zeros_like(rows.values if plan.optimizer == "adam" else rates[:, :0]),
             stopped=none - 1, diverged=none > 0,  # steps before a network stopped, -1 while it goes on; and why
-            best=least_before, waited=none.clone(), lr_best=least_before.clone(), lr_waited=none.clone(), low=none,
+            best=high, waited=none.clone(), lr_best=high.clone(), lr_waited=none.clone(), low=none,
             kept=none > 0, kept_values=rows.values.clone() if keeps else rates[:, :0],  # to be left so; and how
         )  # fmt: skip
 
-    @property
-    def going(self) -> Tensor:
-        """Which networks (networks,) have not stopped."""
-        return self.state["stopped"] < 0
-
     def go(self, file: Path | None, until: float, name: str) -> History:
         """Train from the checkpoint, if there is one, until the end or that time."""
-        if file:
-            self.restore(file)
-        before, start = self.seconds, time.perf_counter()
-        saved = now = start
-        modes = [(module, module.training) for module in self.rows.base.modules()]
-        self.rows.base.train()
+        now, rows = self.now, self.rows
+        if file and (found := read(file, rows.values.device)):
+            vars(now).update(found, measured={key: tensor.cpu() for key, tensor in found["measured"].items()})
+            rows.values = now.values
+            rows.stacked.update(found["buffers"])  # those of a network alone are its own
+            rows.write_back(now.values, found["buffers"])
+        before, start, total = now.seconds, time.perf_counter(), self.points[-1] * self.unit
+        saved = clock = start
+        modes = [(module, module.training) for module in rows.base.modules()]
+        rows.base.train()
         try:
-            for step in progress(range(self.step, self.total), name, self.total, self.step):
+            for step in progress(range(now.step, total), name, total, now.step):
                 self.evaluate()
-                if now >= until or self.over:
+                if clock >= until or now.over:
                     break
                 self.take(step)
-                now = time.perf_counter()
-                self.step, self.seconds = step + 1, before + now - start
-                if file and now - saved > 60:
-                    self.save(file)
-                    saved = now
+                clock = time.perf_counter()
+                now.step, now.seconds = step + 1, before + clock - start
+                if file and clock - saved > 60:
+                    write(file, vars(now) | {"buffers": rows.buffers})
+                    saved = clock
             else:
                 self.evaluate()
         finally:
             for module, mode in modes:
                 module.training = mode
         if file:
-            self.save(file)
-        kept, values, buffers = self.state["kept"], self.rows.values, self.rows.buffers
-        values = torch.where(kept[:, None], self.state["kept_values"], values) if bool(kept.any()) else values
-        self.rows.write_back(values, _chosen(kept, self.kept_buffers, buffers))
-        stopped = self.state["stopped"].cpu().numpy()
-        return History(
-            np.array(self.points),
-            "epoch" if self.plan.epochs else "step",
-            self.measured,
-            np.where(self.state["diverged"].cpu().numpy(), stopped // self.unit, -1),
-            np.where(stopped < 0, self.step, stopped),
-            self.seconds,
-        )
+            write(file, vars(now) | {"buffers": rows.buffers})
+        values = torch.where(now.kept[:, None], now.kept_values, now.values) if bool(now.kept.any()) else now.values
+        rows.write_back(values, _chosen(now.kept, now.kept_buffers, rows.buffers))
+        stopped, unit = now.stopped.cpu().numpy(), "epoch" if self.plan.epochs else "step"
+        diverged = np.where(now.diverged.cpu().numpy(), stopped // self.unit, -1)
+        measured = {key: tensor.numpy() for key, tensor in now.measured.items()}
+        taken = np.where(stopped < 0, now.step, stopped)
+        return History(np.array(self.points), unit, measured, diverged, taken, now.seconds)
 
     def batch(self, step: int) -> Sequence[Tensor]:
         """Return the minibatch of a step."""
@@ -316,104 +268,81 @@ class _Run:
             return self.data
         number, k = divmod(step, self.per_pass)
         if self.orders[0] != number:
-            seed = int(np.random.SeedSequence([self.plan.shuffle_seed, number]).generate_state(1)[0])
-            order = torch.randperm(self.n_sequences, generator=torch.Generator().manual_seed(seed))
-            self.orders = number, order.to(self.rates.device).split(self.plan.batch_size)
+            order = torch.randperm(self.n_sequences, generator=generator_of(self.plan.shuffle_seed, number))
+            self.orders = number, order.to(self.least.device).split(self.plan.batch_size)
         return [tensor.index_select(self.rows.dim, self.orders[1][k]) for tensor in self.data]
 
     def take(self, step: int) -> None:
         """Take one step with every network that has not stopped."""
-        losses, grad = self.rows.gradient(self.loss, self.batch(step))
+        plan, now, rows = self.plan, self.now, self.rows
+        losses, grad = rows.gradient(self.loss, self.batch(step))
         if losses.ndim != 1:
             raise ValueError(f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: take its mean or sum")
         grad = torch.where(self.learned, grad, 0.0)
         finite = torch.isfinite(losses) & torch.isfinite(grad.sum(1))
         if not bool(finite.all()):
-            diverged = ~finite & self.going
-            self.state["diverged"] |= diverged
+            diverged = ~finite & (now.stopped < 0)
+            now.diverged |= diverged
             self.stop(diverged)
             grad[~finite] = 0.0
-        if self.plan.clip_norm is not None:
-            norm = torch.linalg.vector_norm(grad, self.plan.norm_type, dim=1, keepdim=True)
-            grad *= (self.plan.clip_norm / norm).clamp(max=1)
-        values = self.rows.values
-        OPTIMIZERS[self.plan.optimizer](values, self.state["m"], self.state["v"], grad, self.rates, step + 1)
+        if plan.clip_norm is not None:
+            norm = torch.linalg.vector_norm(grad, plan.norm_type, dim=1, keepdim=True)
+            grad *= (plan.clip_norm / norm).clamp(max=1)
+        OPTIMIZERS[plan.optimizer](now.values, now.m, now.v, grad, now.rates, step + 1)
         if self.bounded:
-            torch.maximum(values, self.least, out=values)
-        if isinstance(self.rows, Alone):
-            self.rows.write_back(values, {})
+            torch.maximum(now.values, self.least, out=now.values)
+        if rows.alone:
+            rows.write_back(now.values, {})
 
     def stop(self, which: Tensor) -> None:
         """Stop networks after the steps taken so far."""
-        self.state["stopped"][which] = self.step
-        self.rates[which] = 0.0
-        self.over = not bool(self.going.any())
+        self.now.stopped[which] = self.now.step
+        self.now.rates[which] = 0.0
+        self.now.over = not bool((self.now.stopped < 0).any())
 
     def evaluate(self) -> None:
         """Take every metric where an evaluation is due, and see who is to stop."""
-        k = self.evaluated
-        if self.over or k == len(self.points) or self.step != self.points[k] * self.unit:
+        now, k = self.now, self.now.evaluated
+        if now.over or k == len(self.points) or now.step != self.points[k] * self.unit:
             return
         self.rows.base.eval()
         with torch.no_grad():
             values = {key: self.rows.measure(metric, self.eval_data) for key, metric in self.metrics.items()}
         self.rows.base.train()
-        going = self.going.cpu().numpy()
+        going = (now.stopped < 0).cpu().numpy()
         for key, value in values.items():
             array = value.detach().cpu().numpy()
             shape, kind = (len(array), len(self.points), *array.shape[1:]), np.result_type(array.dtype, np.float32)
-            self.measured.setdefault(key, np.full(shape, np.nan, kind))[going, k] = array[going]
-        self.evaluated = k + 1
-        if any(each is not None for each in (self.plan.patience, self.plan.lr_patience, self.plan.stop_below)):
+            whole = now.measured.setdefault(key, torch.from_numpy(np.full(shape, np.nan, kind)))
+            whole.numpy()[going, k] = array[going]
+        now.evaluated = k + 1
+        if self.plan.judged:
             self.judge(*next(iter(values.items())), k == 0)
 
     def judge(self, name: str, values: Tensor, first: bool) -> None:
         """Keep, slow down and stop networks by the values (networks,) of the first metric."""
-        plan, state, going = self.plan, self.state, self.going
+        plan, now, going = self.plan, self.now, self.now.stopped < 0
         if values.ndim != 1:
             shape = tuple(values.shape[1:])
             raise ValueError(f"patience, lr_patience and stop_below need a scalar first, {name!r} has shape {shape}")
-        fell = _fell(values, state["best"], state["waited"]) | first
-        waited = state["waited"].masked_fill_(fell, 0)
+        fell = _fell(values, now.best, now.waited) | first
+        now.waited.masked_fill_(fell, 0)
         if plan.lr_patience and not first:
-            _fell(values, state["lr_best"], state["lr_waited"])
-            late = state["lr_waited"] == plan.lr_patience
-            self.rates[late] /= 2
-            state["lr_waited"][late] = 0
-        stopping = torch.zeros_like(going)
-        if plan.patience:
-            stopping |= waited >= plan.patience
+            _fell(values, now.lr_best, now.lr_waited)
+            late = now.lr_waited == plan.lr_patience
+            now.rates[late] /= 2
+            now.lr_waited[late] = 0
+        stopping = now.waited >= (plan.patience or math.inf)
         if plan.stop_below is not None:
-            low = values <= plan.stop_below
-            stopping |= state["low"].add_(1).masked_fill_(~low, 0) >= 3
+            stopping |= now.low.add_(1).masked_fill_(~(values <= plan.stop_below), 0) >= 3
         stopping &= going
         if plan.patience or plan.stop_below is not None:
             keeping = going & (fell if plan.patience else stopping)
-            state["kept"] |= keeping
-            state["kept_values"].copy_(torch.where(keeping[:, None], self.rows.values, state["kept_values"]))
+            now.kept |= keeping
+            now.kept_values.copy_(torch.where(keeping[:, None], now.values, now.kept_values))
             if bool(keeping.any()):
-                self.kept_buffers = _chosen(keeping, self.rows.buffers, self.kept_buffers)
+                now.kept_buffers = _chosen(keeping, self.rows.buffers, now.kept_buffers)
         self.stop(stopping)
-
-    def save(self, file: Path) -> None:
-        """Write a checkpoint."""
-        numbers = dict(step=self.step, evaluated=self.evaluated, seconds=self.seconds)
-        measured = {key: torch.from_numpy(array) for key, array in self.measured.items()}
-        buffers = dict(buffers=self.rows.buffers, kept_buffers=self.kept_buffers)
-        write(file, dict(self.state, measured=measured) | buffers | numbers)
-
-    def restore(self, file: Path) -> None:
-        """Go back to a checkpoint, if there is one."""
-        found = read(file, self.rates.device)
-        if found is None:
-            return
-        for key, tensor in self.state.items():
-            tensor.copy_(found[key])
-        self.measured = {key: tensor.cpu().numpy() for key, tensor in found["measured"].items()}
-        self.step, self.evaluated, self.seconds = found["step"], found["evaluated"], found["seconds"]
-        self.kept_buffers, self.over = found["kept_buffers"], not bool(self.going.any())
-        self.rows.buffers.update(found["buffers"])  # a stack's; those of a network alone are its own
-        self.rows.write_back(self.rows.values, found["buffers"])
 
 
 def _fell(values: Tensor, best: Tensor, waited: Tensor) -> Tensor:
