@@ -20,7 +20,6 @@ from torch.nn.utils import parametrize
 PACKAGE = Path(__file__).parent
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
-WRAPPERS = functools.partial, types.MethodType, property, staticmethod, classmethod
 WRAPPED = "func", "args", "keywords", "__func__", "__self__", "fget"
 
 
@@ -32,25 +31,55 @@ class Identity:
     """
 
     def __init__(self) -> None:
-        self.modules, self._within = set[str](), list[int]()
+        self.modules = set[str]()
 
-    def of(self, value: Any) -> str:
-        """Return the text of a value."""
+    def of(self, value: Any, within: tuple[int, ...] = ()) -> str:
+        """Return the text of a value, which is within others of these ids."""
         if isinstance(value, PLAIN):
             return repr(value)
-        if isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype != object):
-            raw = value
-            if isinstance(value, Tensor):
-                once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # if expanded, once
-                raw = value.detach()[once].cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw.tobytes()).hexdigest()}"
-        if id(value) in self._within:  # it holds itself
-            return f"up {len(self._within) - self._within.index(id(value))}"
-        self._within.append(id(value))
-        kind, held = self._parts(value)
-        text = f"{kind}({', '.join(map(self.of, held))})"
-        self._within.pop()
-        return text
+        if isinstance(value, Tensor):
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # an expanded one, once
+            raw = value.detach()[once].cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            return f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(raw.data).hexdigest()}"
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return f"{value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
+        if id(value) in within:  # it holds itself
+            return f"up {within[::-1].index(id(value))}"
+        kind, held = type(value).__name__, list[Any]()
+        match value:
+            case Mapping():
+                held = list(value.items())
+            case list() | tuple():
+                held = list(value)
+            case set() | frozenset():
+                held = sorted(self.of(each, within) for each in value)
+            case nn.Module():
+                held = [self.network(value), *value.parameters(), *value.buffers()]
+            case torch.Generator():
+                held = [value.get_state()]
+            case types.CodeType():
+                held = [value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount]
+                held += value.co_consts
+            case types.FunctionType():
+                held = [value.__defaults__, value.__kwdefaults__, *(c.cell_contents for c in value.__closure__ or ())]
+                if self._foreign(value.__module__):
+                    kind = f"{value.__module__}.{value.__qualname__}"
+                else:
+                    around = {name: value.__globals__.get(name) for name in sorted(_named(value.__code__))}
+                    held += [value.__code__, around]
+            case types.ModuleType():
+                kind = f"module {value.__name__} {self._foreign(value.__name__)}"
+            case type() if self._foreign(value.__module__):
+                kind = f"{value.__module__}.{value.__qualname__}"
+            case type():
+                held = [*value.__bases__, {k: v for k, v in vars(value).items() if k != "__firstlineno__"}]
+            case functools.partial() | types.MethodType() | property() | staticmethod() | classmethod():
+                held = [getattr(value, name, None) for name in WRAPPED]
+            case _ if hasattr(value, "__dict__") and not f"{type(value).__module__}.".startswith("ts_helpers.book."):
+                held = [type(value), vars(value)]
+            case _:
+                kind = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+        return f"{kind}({', '.join(self.of(each, (*within, id(value))) for each in held)})"
 
     def network(self, network: nn.Module) -> dict[str, str]:
         """Return the texts of all that a network is besides the values of its parameters and buffers, by their path."""
@@ -81,41 +110,6 @@ class Identity:
                 elif isinstance(node, ast.ImportFrom):
                     todo += [str(node.module), *(f"{node.module}.{each.name}" for each in node.names)]
         return repr(sorted(done.items()))
-
-    def _parts(self, value: Any) -> tuple[str, Any]:
-        """Return what kind of thing it is, and what it holds."""
-        match value:
-            case Mapping():
-                return "map", value.items()
-            case list() | tuple():
-                return type(value).__name__, value
-            case set() | frozenset():
-                return "set", sorted(map(self.of, value))
-            case nn.Module():
-                return "network", [self.network(value), *value.parameters(), *value.buffers()]
-            case torch.Generator():
-                return "generator", [value.get_state()]
-            case types.CodeType():
-                code = value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount
-                return "code", [*code, *value.co_consts]
-            case types.FunctionType():
-                held = [value.__defaults__, value.__kwdefaults__, *(c.cell_contents for c in value.__closure__ or ())]
-                if self._foreign(value.__module__):
-                    return f"{value.__module__}.{value.__qualname__}", held
-                around = {name: value.__globals__.get(name) for name in sorted(_named(value.__code__))}
-                return "function", [*held, value.__code__, around]
-            case types.ModuleType():
-                self._foreign(value.__name__)
-                return f"module {value.__name__}", []
-            case type():
-                if self._foreign(value.__module__):
-                    return f"{value.__module__}.{value.__qualname__}", []
-                return "class", [*value.__bases__, {k: v for k, v in vars(value).items() if k != "__firstlineno__"}]
-        if isinstance(value, WRAPPERS):
-            return "wrapper", [getattr(value, name, None) for name in WRAPPED]
-        if hasattr(value, "__dict__") and not f"{type(value).__module__}.".startswith("ts_helpers.book."):
-            return "object", [type(value), vars(value)]
-        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), []
 
     def _foreign(self, name: str | None) -> bool:
         """Return whether a module is of ts_helpers, where it is noted, or of a library: its code is not looked into."""

@@ -1,6 +1,10 @@
 """One step of each cell of the book, `unroll`, which makes a sequence of them, and a network of a cell and a read-out.
 
-No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls).
+No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls). Of all cells
+``input_size`` and ``hidden_size`` are features of ``x_t`` and units, 1 or more; ``alpha`` is the initial leak rate, a
+number for all units or a tensor (hidden,), and ``dial`` where it comes from, see `timescales`; ``generator`` draws the
+weights. Other sizes and shapes, or an alpha outside the dial's limits, raise a ValueError. ``cell.alpha`` reads as a
+tensor, and a number can be assigned to it.
 """
 
 import copy
@@ -30,20 +34,14 @@ class Cell(Protocol):
 def unroll(
     cell: Cell, x: Tensor, state: Tensor | None = None, *, read_out: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Step a cell through a sequence.
-
-    Args:
-        cell: a module with ``forward(x, state) -> state`` and ``initial_state(x)``.
-        x: (time, batch, input).
-        state: (batch, state) before the first step; the cell's own if not given.
-        read_out: V (features, hidden) and c (features,), weights of the units' activity (or state, see `Cell`).
+    """Step a cell through x (time, batch, input), from a state (batch, state) or its own.
 
     Returns:
-        The states after each step, (time, batch, state), or with a read-out ``V a + c`` of each activity ``a``,
-        (time, batch, features).
+        States after each step, (time, batch, state), or with a read-out of V (features, hidden) and c (features,)
+        ``V a + c``, (time, batch, features), of each activity a (or state, see `Cell`).
 
     Raises:
-        ValueError: ``x`` has not three dimensions, or no time step; shapes or types do not fit.
+        ValueError: x has other dimensions or no step; shapes or types do not fit.
     """
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
@@ -86,19 +84,11 @@ class CTRNNCell(nn.Module):
         u_t = (1 - \alpha) \odot u_{t-1} + \alpha \odot \big( W \tanh(u_{t-1}) + U x_t \big),
         \qquad \alpha = \Delta t / \tau
 
-    Source: Matsuki & Shibata (2018), Eqs. 1-3. Departure: they have no input; with ``input_size = 0`` neither
-    has the cell.
-
-    Args:
-        input_size, hidden_size: features of ``x_t``, 0 for a network without input, and neurons.
-        alpha, dial: initial leak rate, one number or one a neuron, and where it comes from, see `timescales`.
-        generator: draws the weights, normal with standard deviation ``1 / sqrt(fan-in)``.
-
-    Raises:
-        ValueError: a size is negative or no neuron is asked for; alpha lies outside the dial's limits.
+    Source: Matsuki & Shibata (2018), Eqs. 1-3. Departure: they have no input; with ``input_size = 0`` neither has the
+    cell. Weights are drawn normal with standard deviation ``1 / sqrt(fan-in)``.
     """
 
-    alpha: Any  # reads as a Tensor; a number can be assigned too
+    alpha: Any
 
     def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__()
@@ -136,31 +126,16 @@ class MTRNNCell(nn.Module):
 
     Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of the layer below a layer
     receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the new one,
-    :math:`d^{k-1}_t` (``"sequential"``, their code).
-
-    Args:
-        input_size, layers: features of ``x_t``, and units of each layer, lowest first.
-        tau: initial time constant of each layer, in steps.
-        dial: where alpha comes from, see `timescales`.
-        update: "simultaneous" or "sequential".
-        generator: draws weights and biases, uniform within ``1 / sqrt(fan-in)`` of 0 as in `torch.nn.Linear`.
-
-    Raises:
-        ValueError: a size below 1, no layer, not one tau a layer, 1 / tau outside the dial's limits, another update.
+    :math:`d^{k-1}_t` (``"sequential"``, their code). Each layer, lowest first, has a tau in steps; ``alpha`` is
+    (layers,). Weights and biases are drawn uniform within ``1 / sqrt(fan-in)`` of 0, as in `torch.nn.Linear`.
     """
 
-    alpha: Any  # (layers,); reads as a Tensor, a number can be assigned too
+    alpha: Any
 
     def __init__(
-        self,
-        input_size: int,
-        layers: Sequence[int],
-        tau: Sequence[float],
-        dial: Dial,
-        *,
-        update: Literal["simultaneous", "sequential"] = "simultaneous",
-        generator: Generator,
-    ):
+        self, input_size: int, layers: Sequence[int], tau: Sequence[float], dial: Dial, *,
+        update: Literal["simultaneous", "sequential"] = "simultaneous", generator: Generator,
+    ):  # fmt: skip
         super().__init__()
         if input_size < 1 or not layers or min(layers) < 1:
             raise ValueError(f"input_size and every layer must be 1 or more, got {input_size=}, {layers=}")
@@ -223,39 +198,21 @@ class ARUCell(nn.Module):
         I_t &= (1 - \alpha_s) \odot I_{t-1} + \alpha_s \odot ( W r_{t-1} + U x_t + b ) \\
         r_t &= (1 - \alpha_r) \odot r_{t-1} + \alpha_r \odot f(I_t)
 
-    The state is (I, r) side by side; the activity of a unit is its rate r. With both alphas 1 the unit is Elman's,
-    with ``alpha_r = 1`` a leaky unit whose current is the state.
+    The state is (I, r) side by side, the activity r. With both alphas 1 the unit is Elman's, with ``alpha_r = 1`` a
+    leaky unit whose current is the state.
 
     Source: Quax, D'Asaro & van Gerven (2020), Eqs. 12 and 13; b is the weight of their constant input 1, and the state
-    before the first step is learned, as theirs.
-
-    Args:
-        input_size, hidden_size: features of ``x_t``, and units.
-        alpha_s, alpha_r: initial leak rates of currents and rates: a number for all units, or a tensor (hidden,).
-        dial: where both alphas come from, see `timescales`.
-        f: activation function; with `torch.sigmoid`, `torch.tanh`, `torch.relu` or `identity` a sequence is compiled.
-        scale: of the weights.
-        generator: draws U, W and b, uniform within ``scale / sqrt(fan-in)`` of 0, the fan-in being input, units and 1.
-
-    Raises:
-        ValueError: a size is below 1, an alpha has another shape or lies outside the dial's limits.
+    before the first step is learned, as theirs. U, W and b are drawn uniform within ``scale / sqrt(fan-in)`` of 0, the
+    fan-in being input, units and 1. With f `torch.sigmoid`, `torch.tanh`, `torch.relu` or `identity` it is compiled.
     """
 
-    alpha_s: Any  # reads as a Tensor; a number can be assigned too
+    alpha_s: Any
     alpha_r: Any
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        alpha_s: float | Tensor,
-        alpha_r: float | Tensor,
-        dial: Dial,
-        *,
-        f: Callable[[Tensor], Tensor] = torch.sigmoid,
-        scale: float = 1.0,
-        generator: Generator,
-    ):
+        self, input_size: int, hidden_size: int, alpha_s: float | Tensor, alpha_r: float | Tensor, dial: Dial, *,
+        f: Callable[[Tensor], Tensor] = torch.sigmoid, scale: float = 1.0, generator: Generator,
+    ):  # fmt: skip
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
@@ -278,7 +235,7 @@ class ARUCell(nn.Module):
         return state.chunk(2, -1)[1]
 
     def initial_state(self, x: Tensor) -> Tensor:
-        """Return the learned state (batch, 2 hidden) for an input x (batch, input)."""
+        """Return the learned start for each sequence of an input x (batch, input)."""
         return self.start.expand(len(x), -1)
 
     def _recurrence(self) -> tuple[Any, ...]:
@@ -289,16 +246,10 @@ class ARUCell(nn.Module):
 class ARUStack(nn.Module):
     """Two layers of adaptive recurrent units; each receives the other's rates of a step ago, the lower one the input.
 
-    The state is the currents of the lower and the upper layer, then the rates of both; the activity is the rates.
+    The state is the currents of the lower and the upper layer, then the rates of both; the activity is the rates. The
+    lower layer receives the input and the upper layer side by side; layers that do not fit raise a ValueError.
 
     Source: Quax, D'Asaro & van Gerven (2020), Fig. 8A, "feedforward and feedback connections between both layers".
-
-    Args:
-        lower: receives the input and the upper layer, side by side.
-        upper: receives the lower layer.
-
-    Raises:
-        ValueError: the layers do not fit together.
     """
 
     def __init__(self, lower: ARUCell, upper: ARUCell):
@@ -319,9 +270,7 @@ class ARUStack(nn.Module):
         upper = self.upper(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
         return torch.cat([lower[0], upper[0], lower[1], upper[1]], -1)
 
-    def activity(self, state: Tensor) -> Tensor:
-        """Return the rates of states (..., 2 units), the lower layer's first."""
-        return state.chunk(2, -1)[1]
+    activity = ARUCell.activity  # the lower layer's first
 
     def initial_state(self, x: Tensor) -> Tensor:
         """Return the learned state (batch, 2 units) for an input x (batch, input)."""
@@ -344,14 +293,7 @@ class RNNCell(nn.Module):
     .. math:: h_t = \tanh(U x_t + W h_{t-1} + b)
 
     Source: Tallec & Ollivier (2018), Eq. 2, where the new state is :math:`h_{t+1}`. The text gives no initial weights;
-    these are those of `torch.nn.RNN`.
-
-    Args:
-        input_size, hidden_size: features of ``x_t``, and units.
-        generator: draws U, W and b, uniform within ``1 / sqrt(hidden_size)`` of 0.
-
-    Raises:
-        ValueError: a size is below 1.
+    these are those of `torch.nn.RNN`, uniform within ``1 / sqrt(hidden_size)`` of 0.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
@@ -365,9 +307,7 @@ class RNNCell(nn.Module):
         """Map x (batch, input) and h (batch, hidden) to the next h."""
         return torch.tanh(F.linear(x, self.U, self.b) + F.linear(h, self.W))
 
-    def initial_state(self, x: Tensor) -> Tensor:
-        """Return zeros (batch, hidden) for an input x (batch, input)."""
-        return x.new_zeros(len(x), len(self.W))
+    initial_state = CTRNNCell.initial_state
 
     def _recurrence(self) -> tuple[Any, ...]:
         return "rnn", self.U, self.W, self.b, torch.ones_like(self.b)
@@ -380,18 +320,11 @@ class LeakyRNNCell(RNNCell):
 
     The units of `CTRNNCell` have their tanh elsewhere, between a state and what other units receive of it.
 
-    Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha; their experiments have one a unit (Section 3).
-
-    Args:
-        input_size, hidden_size, generator: see `RNNCell`.
-        alpha: initial leak rate: a number, shared by all units, or a tensor (hidden,), one a unit.
-        dial: where alpha comes from, see `timescales`.
-
-    Raises:
-        ValueError: a size is below 1, alpha has another shape or lies outside the dial's limits.
+    Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha, shared by all units, as a number is; their
+    experiments have one a unit (Section 3), as a tensor has. Weights as in `RNNCell`.
     """
 
-    alpha: Any  # reads as a Tensor; a number can be assigned too
+    alpha: Any
 
     def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
@@ -412,12 +345,9 @@ class GatedCell(RNNCell):
         g_t &= \sigma(U_g x_t + W_g h_{t-1} + b_g) \\
         h_t &= (1 - g_t) \odot h_{t-1} + g_t \odot \tanh(U x_t + W h_{t-1} + b)
 
-    Source: Tallec & Ollivier (2018), Eqs. 9 and 10, one gate a unit, as in their experiments; ``shared`` makes it
-    Eq. 8. The gates' bias, drawn as the other weights are, is what their Section 2 sets by the range of time scales.
-
-    Args:
-        input_size, hidden_size, generator: see `RNNCell`; the gates' weights are drawn last.
-        shared: one gate for all units, in the place of one a unit.
+    Source: Tallec & Ollivier (2018), Eqs. 9 and 10, one gate a unit, as in their experiments; ``shared``, one for all
+    units, makes it Eq. 8. The gates' bias is what their Section 2 sets by the range of time scales. Weights as in
+    `RNNCell`, the gates' last.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: Generator):
@@ -446,9 +376,7 @@ class GRU(nn.Module):
         g &= \sigma(U_g x_t + W_g h_{t-1} + b_g), \quad z = \sigma(U_z x_t + W_z h_{t-1} + b_z) \\
         n &= \tanh\big(U_n x_t + b_n + g \odot (W_n h_{t-1} + c_n)\big), \quad h_t = (1 - z) \odot n + z \odot h_{t-1}
 
-    Args:
-        input_size, hidden_size: features of ``x_t``, and units.
-        generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
+    Weights are drawn uniform within ``1 / sqrt(hidden_size)`` of 0, as torch does.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
@@ -467,9 +395,7 @@ class GRU(nn.Module):
         n = torch.tanh(from_x[2] + g * from_h[2])
         return n + z * (h - n)
 
-    def initial_state(self, x: Tensor) -> Tensor:
-        """Return the learned state (batch, hidden) for an input x (batch, input)."""
-        return self.start.expand(len(x), -1)
+    initial_state = ARUCell.initial_state
 
 
 class Network(nn.Module):
@@ -477,14 +403,8 @@ class Network(nn.Module):
 
     .. math:: y_t = V r_t + c
 
-    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1.
-
-    Args:
-        cell, units: what is unrolled, and how many units it has.
-        features: of the output.
-        read: how many of the units are read, the first ones; None for all.
-        scale: of the weights.
-        generator: draws V and c, uniform within ``scale / sqrt(read + 1)`` of 0.
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 20 and 21; c is the weight of their constant input 1. Of the cell's
+    units as many are read as ``read`` says, or all; V and c are drawn uniform within ``scale / sqrt(read + 1)`` of 0.
     """
 
     def __init__(

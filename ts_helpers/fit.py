@@ -56,35 +56,20 @@ class History:
 
 
 def fit(
-    networks: nn.Module | Sequence[nn.Module],
-    loss: Metric,
-    data: Data,
-    *,
-    epochs: int | None = None,
-    n_steps: int | None = None,
-    batch_size: int | None = None,
-    shuffle_seed: int = 0,
-    optimizer: str = "adam",
-    lr: PerNetwork = 1e-3,
-    lr_scale: Mapping[str, PerNetwork] | None = None,
-    lower_bounds: Mapping[str, PerNetwork] | None = None,
-    clip_norm: float | None = None,
-    norm_type: float = 2.0,
-    metrics: Mapping[str, Metric] | None = None,
-    eval_data: Sequence[Tensor] | None = None,
-    eval_interval: int = 1,
-    patience: int | None = None,
-    lr_patience: int | None = None,
-    stop_below: float | None = None,
-    time_limit: float | None = None,
-    checkpoint: Path | None = None,
-    name: str = "fit",
-) -> History:
+    networks: nn.Module | Sequence[nn.Module], loss: Metric, data: Data, *,
+    epochs: int | None = None, n_steps: int | None = None, batch_size: int | None = None, shuffle_seed: int = 0,
+    optimizer: str = "adam", lr: PerNetwork = 1e-3, lr_scale: Mapping[str, PerNetwork] | None = None,
+    lower_bounds: Mapping[str, PerNetwork] | None = None, clip_norm: float | None = None, norm_type: float = 2.0,
+    metrics: Mapping[str, Metric] | None = None, eval_data: Sequence[Tensor] | None = None, eval_interval: int = 1,
+    patience: int | None = None, lr_patience: int | None = None, stop_below: float | None = None,
+    time_limit: float | None = None, checkpoint: Path | None = None, name: str = "fit",
+) -> History:  # fmt: skip
     """Train a network, or many of one architecture, each as if alone: descent on its own loss, at its own rates.
 
     Many are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run under
     `torch.func.vmap`; one alone is called as in any loop of PyTorch. Modules are in training mode for steps, in
     evaluation mode for metrics. A network whose loss or gradient is not finite keeps its parameters from then on.
+    What cannot be trained (together), data that do not fit, and settings out of range raise a ValueError.
 
     Args:
         networks: one, or a sequence of networks that differ in nothing but parameters and buffers.
@@ -92,16 +77,15 @@ def fit(
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
             0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
         epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
-        batch_size: sequences in a minibatch, the same for all networks; the last of a pass has what is left. None: all.
-        shuffle_seed: of the order of sequences, a new one in each pass.
-        optimizer: "adam" or "rmsprop".
-        lr: learning rate, one number or one a network.
+        batch_size, shuffle_seed: sequences in a minibatch (None: all; the last of a pass has what is left), and the
+            seed of their orders, a new one in each pass, the same for all networks.
+        optimizer, lr: "adam" or "rmsprop", and its learning rate, one number or one a network.
         lr_scale: by name of parameter (wild cards allowed), what multiplies its learning rate, one number or one a
             network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
         lower_bounds: by name of parameter, the least value it is set back to after each step (projection).
         clip_norm, norm_type: to which norm, of type 2 or ``math.inf``, a network's longer gradient is scaled down.
-        metrics: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient. None: the loss.
-        eval_data: what they take. None: data.
+        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient; of data, the
+            loss alone, if not given.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
         patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
             to be left, however its training ended, as it was at the first evaluation that had the least.
@@ -111,15 +95,10 @@ def fit(
         checkpoint: folder that keeps the state once a minute and at the end. A call with the same networks, data,
             functions (see `Identity`) and settings goes on from there, to the same numbers as without interruption.
         name: stands before the progress bar.
-
-    Raises:
-        ValueError: networks that cannot be trained together, data that do not fit, a loss that is no scalar, a setting
-            out of range, or a name that fits no parameter.
     """
     metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
-    counts = dict(
-        epochs=epochs, n_steps=n_steps, eval_interval=eval_interval, patience=patience, lr_patience=lr_patience
-    )
+    counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval)
+    counts |= dict(patience=patience, lr_patience=lr_patience)
     judged = (patience, lr_patience, stop_below) != (None, None, None)
     for broken, rule in (
         ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
@@ -168,17 +147,14 @@ def fit(
 
         own = (lambda step, cut=cut: cut(data(step))) if callable(data) else cut(data)
         held = cut(first if eval_data is None else eval_data)
-        some, which = (
-            (rows, name)
-            if size >= len(nets)
-            else (Stack(nets[part]), f"{name} {start // size + 1}/{-(-len(nets) // size)}")
-        )
+        some = rows if size >= len(nets) else Stack(nets[part])
         run = _Run(plan, some, loss, own, metrics, held, least[part], rates[part].clone())
         file = None
         if checkpoint:
             decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
             file = checkpoint / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
-        found.append(run.go(file, until, which))
+        which = f" {start // size + 1}/{-(-len(nets) // size)}" if size < len(nets) else ""
+        found.append(run.go(file, until, name + which))
     joined = {key: np.concatenate([each.metrics[key] for each in found]) for key in metrics}
     diverged, taken = (np.concatenate([getattr(each, key) for each in found]) for key in ("diverged", "n_steps"))
     return History(found[0].at, found[0].unit, joined, diverged, taken, sum(each.seconds for each in found))

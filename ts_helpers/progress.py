@@ -12,23 +12,15 @@ Item = TypeVar("Item")
 def progress(items: Iterable[Item], name: str, total: int, first: int = 0) -> Iterator[Item]:
     """Pass steps on, of which there are total with first done before, and show how long the others still take.
 
-    On a terminal it is a bar. Elsewhere, in a log or a notebook, every half minute it is a line, and for what takes
-    less than that, nothing.
+    On a terminal it is a bar; elsewhere a line every half minute, and for what takes less than that, nothing.
     """
     terminal = sys.stderr.isatty()
+    shortest, longest, delay = (0.5, 1, 0) if terminal else (30, 60, 30)
+    file = sys.stderr if terminal else _Lines(sys.stderr)
     yield from tqdm(
-        items,
-        name,
-        total=total,
-        initial=first,
-        unit="step",
-        ascii=True,
-        file=sys.stderr if terminal else _Lines(sys.stderr),
-        mininterval=0.5 if terminal else 30,
-        maxinterval=1 if terminal else 60,
-        delay=0 if terminal else 30,
-        leave=not terminal,
-    )
+        items, name, total=total, initial=first, unit="step", ascii=True, leave=not terminal,
+        file=file, mininterval=shortest, maxinterval=longest, delay=delay,
+    )  # fmt: skip
 
 
 class _Lines:

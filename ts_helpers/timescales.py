@@ -12,17 +12,14 @@ LogTau     T = log tau        dt * exp(-T)                Matsuki & Shibata (201
 Gate       a gate's bias b    sigmoid(b)                  Tallec & Ollivier (2018)
 =========  =================  ==========================  ============
 
-A dial is attached with `set_dial`; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw
-number to the one that gives 0.3. Fixed or learned is ``requires_grad`` of the raw number; shared, per layer or
-per unit is its shape.
+`set_dial` attaches a dial; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw number to the
+one that gives 0.3. Fixed or learned is its ``requires_grad``; shared, per layer or per unit its shape.
 
 A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that the
 unit forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_`, of Tallec &
-Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``, each in the gates at hand, and leave all else:
-
-- ``nn.LSTM``, ``nn.LSTMCell``: forget gate b, input gate -b;
-- ``nn.GRU``, ``nn.GRUCell``: update gate b, since torch's z multiplies the old state;
-- a tensor, the bias of the g of their Eq. 10: -b, since g multiplies the new state.
+Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``: the forget gate of an LSTM to b and its input gate
+to -b; the update gate of a GRU to b, since torch's z multiplies the old state; a tensor, the bias of the g of their
+Eq. 10, to -b, since g multiplies the new state.
 """
 
 import math
@@ -36,8 +33,8 @@ from torch.nn.utils import parametrize
 class Dial(nn.Module):
     """Checks and broadcasts what is assigned to ``alpha``.
 
-    Subclasses give ``forward`` (raw to alpha), ``inverse`` (alpha to raw), the open interval ``limits`` in
-    which alpha can be set, and ``closed`` where its upper end belongs to it.
+    Subclasses give ``forward`` (raw to alpha), ``inverse``, and the open interval ``limits`` for alpha, ``closed``
+    where its upper end belongs to it.
     """
 
     limits, closed = (0.0, 2.0), False
@@ -45,11 +42,7 @@ class Dial(nn.Module):
     like: Tensor
 
     def right_inverse(self, alpha: Tensor | float) -> Tensor:
-        """Return the raw tensor for ``alpha``; a number, or a shape that broadcasts, fills the whole dial.
-
-        Raises:
-            ValueError: alpha lies outside this dial's limits, or has a shape that does not broadcast.
-        """
+        """Return the raw tensor for ``alpha``, which broadcasts and is within the limits, else a ValueError."""
         if not hasattr(self, "like"):  # registration: from now on a plain number takes this shape, type and device
             self.register_buffer("like", torch.zeros_like(torch.as_tensor(alpha)), persistent=False)
         alpha, shape = torch.as_tensor(alpha, dtype=self.like.dtype, device=self.like.device), self.like.shape
@@ -71,8 +64,7 @@ class Clamped(Dial):
     .. math:: \alpha = 1 / \max(\tau, \text{floor})
 
     Source: Benureau & Tani (2018), Section 2, where the floor is 1. Below it the gradient is zero: a tau that has
-    stepped below the floor cannot come back. A floor of 0 is none: alpha grows without limit as tau falls to 0. One
-    that is negative or not a finite number raises a ValueError.
+    stepped there cannot come back. A floor of 0 is none; one that is negative or not finite raises a ValueError.
     """
 
     closed = True
@@ -99,10 +91,9 @@ class Clamped(Dial):
 
 
 class Direct(Dial):
-    """Alpha itself.
+    """Alpha itself; beyond 2 the leak of a unit is unstable.
 
-    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 10-12. Nothing holds it in (0, 1]: beyond 2 the leak of a
-    unit is unstable.
+    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 10-12. Nothing holds it in (0, 1].
     """
 
     def forward(self, alpha: Tensor) -> Tensor:
@@ -117,8 +108,7 @@ class LogTau(Dial):
 
     .. math:: \alpha = \Delta t \, e^{-T}, \qquad T = \log \tau
 
-    Source: Matsuki & Shibata (2018), Section 2.2. ``dt`` is the time between steps, in the unit of tau; a ValueError
-    if it is not positive.
+    Source: Matsuki & Shibata (2018), Section 2.2. ``dt``, positive (else a ValueError), is in the unit of tau.
     """
 
     def __init__(self, dt: float = 1.0):
@@ -141,7 +131,7 @@ class Gate(Dial):
 
     .. math:: \alpha = \sigma(b) = 1 / (1 + e^{-b}), \qquad \tau = 1 + e^{-b}
 
-    Source: Tallec & Ollivier (2018), Section 2 and Eq. 10. The same as `LogTau` stepped by backward Euler:
+    Source: Tallec & Ollivier (2018), Section 2 and Eq. 10. It is `LogTau` stepped by backward Euler:
     ``sigmoid(log(dt / tau)) = (dt / tau) / (1 + dt / tau)``.
     """
 
@@ -157,14 +147,10 @@ class Gate(Dial):
 
 
 def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
-    """Let a parameter of a module, of this book or not, come from a dial; its present value is kept.
+    """Let a parameter of any module come from a dial, a new one for each; its value, within the limits, is kept.
 
     ``module.<name>`` then reads as alpha, and what is assigned to it is alpha, a number or a tensor that broadcasts.
     The raw number, of the same shape, is the parameter ``module.parametrizations.<name>.original``, see `raw_name`.
-    A dial that has a parameter already serves no other: make a new one.
-
-    Raises:
-        ValueError: the module has no such parameter, or its present value lies outside the dial's limits.
     """
     parametrize.register_parametrization(module, name, dial)
 
@@ -181,18 +167,14 @@ Gated = nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell
 def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
     """Set the bias of one gate, in every layer and direction.
 
-    Torch adds two bias vectors in each gate, ``bias_ih`` and ``bias_hh``. What counts is their sum: the first becomes
-    b, the second 0. Both are learned, by equal gradients, so that their sum moves twice as far in a step as one bias
-    would. ``set_gate_bias_(lstm, "f", 1.0)`` is the baseline of Tallec & Ollivier (2018), Section 3.
+    Torch adds two bias vectors in each gate, ``bias_ih`` and ``bias_hh``: the first becomes b, the second 0. Both are
+    learned, by equal gradients, so that their sum moves twice as far in a step as one bias would.
+    ``set_gate_bias_(lstm, "f", 1.0)`` is the baseline of Tallec & Ollivier (2018), Section 3.
 
     Args:
-        gates: LSTM or GRU, layers or a cell.
-        gate: "i", "f" or "o" of an LSTM; "r" or "z" of a GRU.
-        b: a number, or a tensor (hidden,) or (layers * directions, hidden).
-
-    Raises:
-        TypeError: ``gates`` is another module.
-        ValueError: it has no biases, or no such gate, or b has another shape.
+        gates: LSTM or GRU, layers or a cell, else a TypeError; a ValueError if it has no biases.
+        gate: "i", "f" or "o" of an LSTM; "r" or "z" of a GRU; else a ValueError.
+        b: a number, or a tensor (hidden,) or (layers * directions, hidden); else a ValueError.
     """
     pairs = _bias_pairs(gates)
     order = ["i", "f", None, "o"] if isinstance(gates, nn.LSTM | nn.LSTMCell) else ["r", "z", None]  # None: no gate
@@ -214,10 +196,8 @@ def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, gen
     .. math:: b \sim \log(\mathcal{U}([T_{\min}, T_{\max}]) - 1)
 
     Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM,
-    :math:`b_f \sim \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2.
-
-    Raises:
-        TypeError, ValueError: as `set_gate_bias_`, or the range is not finite, or not ``1 < T_min < T_max``.
+    :math:`b_f \sim \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is
+    not finite, or not ``1 < T_min < T_max``, raises a ValueError; gates are refused as by `set_gate_bias_`.
     """
     if not 1 < T_min < T_max < math.inf:
         raise ValueError(f"T_min and T_max must be finite with 1 < T_min < T_max, got {T_min=}, {T_max=}")
@@ -245,9 +225,8 @@ def heavy_tailed(T_max: int) -> Tensor:
     .. math:: P(T = k) \propto 1 / (k \log^2(k + 1))
 
     Source: Tallec & Ollivier (2018), footnote 7. Departure: cut at T_max, and scaled to sum to 1. Uncut, the tail
-    beyond k still holds about ``1 / (3.39 log(k))``, 2 % beyond a million steps, and log(T) has no mean. No sequence
-    is long enough to learn with such gates, and from ``2^24`` on sigmoid(log(T)) is 1 in single precision. A T_max
-    not in 1 to ``2^23`` raises a ValueError.
+    beyond k still holds about ``1 / (3.39 log(k))``, 2 % beyond a million steps, more than any sequence can teach, and
+    from ``2^24`` on sigmoid(log(T)) is 1 in single precision. A T_max not in 1 to ``2^23`` raises a ValueError.
     """
     if not 1 <= T_max <= 2**23:
         raise ValueError(f"T_max must be in 1 to 2^23, got {T_max}")

@@ -18,9 +18,8 @@ ADDING_MEMORYLESS = 1 / 6  # mean squared error of the constant 1, the variance 
 def copying(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
     """Ten symbols, a pause of T steps that ends with the signal, and the symbols as targets.
 
-    Source: Tallec & Ollivier (2018), Section 3, "Copy tasks". The text calls this "remembering an input sequence for
-    exactly T timesteps": T steps lie between the last symbol and the first target, so that each symbol is the target
-    ``T + 10`` steps after it was the input.
+    Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "remembering an input sequence for exactly T timesteps",
+    which lie between the last symbol and the first target; each symbol is the target ``T + 10`` steps after its input.
 
     Returns:
         x: (time, sequences), ``T + 20`` steps: 10 symbols, T - 1 dummies, the signal, 10 dummies.
@@ -34,9 +33,8 @@ def variable_copying(T: int, n_sequences: int, *, generator: Generator) -> tuple
     """Ten symbols, a pause of 1 to T dummies, drawn for each sequence, the signal, and the symbols as targets.
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "the number of characters between the end of the sequence
-    to copy and the signal character is drawn at random between 1 and T". Departure: theirs may be as long as they
-    must; ours all have the length of the longest, and end in dummies. For a batch of one random pause g and no such
-    end, take ``copying(g + 1, ...)``.
+    to copy and the signal character is drawn at random between 1 and T". Departure: theirs may be as long as they must;
+    ours have the length of the longest, and end in dummies. ``copying(g + 1, ...)`` has one pause g and no such end.
 
     Returns:
         x: (time, sequences), ``T + 21`` steps: 10 symbols, 1 to T dummies, the signal, dummies.
@@ -52,8 +50,7 @@ def memoryless(n_steps: int) -> float:
 
     .. math:: 10 \log(8) / n
 
-    Source: Tallec & Ollivier (2018), Section 3, "Copy tasks", with n = T + 20, the length of the sequences. Such a
-    guess remembers no symbol, but counts the steps since the signal.
+    Source: Tallec & Ollivier (2018), Section 3, "Copy tasks", with n = T + 20, the length of the sequences.
     """
     return SYMBOLS * math.log(DUMMY) / n_steps
 
@@ -61,12 +58,10 @@ def memoryless(n_steps: int) -> float:
 def adding(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
     """Random numbers, T of them, 2 or more, of which two are marked, and the sum of the two.
 
-    Source: Tallec & Ollivier (2018), Section 3, "Adding task". Departure: for an odd T they do not say which half is
-    longer; ours is the second.
+    Source: Tallec & Ollivier (2018), Section 3, "Adding task". Of an odd T, our second half is the longer one.
 
     Returns:
-        x: (time, sequences, 2): numbers uniform in [0, 1), and marks: 1 at one step of the first half and at one of
-            the second, 0 elsewhere.
+        x: (time, sequences, 2): numbers uniform in [0, 1), and marks: 1 at one step of each half, 0 elsewhere.
         y: (sequences, 1), the sum. Predicting 1 scores a mean squared error of `ADDING_MEMORYLESS`, 1/6.
     """
     at_least(2, T=T)

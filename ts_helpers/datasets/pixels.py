@@ -38,7 +38,7 @@ class Part:
 
 @dataclass
 class Images:
-    """Images and their name: to train with, to choose by (held out of these) and, at the end, to test with."""
+    """To train with, to choose by (held out of these) and, at the end, to test with."""
 
     name: str
     train: Part
@@ -50,20 +50,15 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
     """Images as sequences of pixels, "from top to bottom, left to right"; the target of the last is their class.
 
     Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images
-    they validate with is open there; ours are a sixth of the training images. The digits, the default because they
-    need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
+    they validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because
+    they need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
 
     Args:
         source: ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
-            28 x 28, which torchvision downloads, once, if no folder has them; or ``"folder"``, others in their format.
-        folder: holds the four files, plain or ``.gz``. Debian's package ``dataset-fashion-mnist`` has such a folder,
-            ``/usr/share/datasets/fashion-mnist``.
-        generator: draws what is held out.
-
-    Raises:
-        ValueError: the source is none of these, or has a folder that it should not have, or none that it should; or
-            a file is missing, damaged, or at odds with another; or the images are not of the set that they should be.
-        RuntimeError: the images cannot be downloaded.
+            28 x 28, which torchvision downloads, once, if no folder has them, or raises a RuntimeError; or
+            ``"folder"``, others in their format.
+        folder: holds the four files, plain or ``.gz``, such as ``/usr/share/datasets/fashion-mnist`` of Debian's
+            package ``dataset-fashion-mnist``. Files that are missing, damaged, at odds or of another set are refused.
     """
     if source not in ("digits", "folder", *SETS):
         raise ValueError(f'source must be "digits", "mnist", "fashion" or "folder", got {source!r}')

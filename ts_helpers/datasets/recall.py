@@ -11,11 +11,10 @@ LAG, WINDOW, CUTOFF = 0.1, 0.25, 20.0  # seconds, seconds, Hz
 
 
 def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Windows of low-passed noise, and the same noise 100 ms earlier, which is ``n_back`` steps.
+    """Windows of low-passed noise, and the same noise 100 ms earlier, which is ``n_back`` steps, 4 or more.
 
-    All ``n_back`` share one kind of signal: white noise with no power above 20 Hz and variance 1, in windows of 250
-    ms. Only the step differs, ``100 / n_back`` ms, so that the same lag is more steps back; ``n_back`` is 4 or more,
-    below which a step is too long for 20 Hz.
+    White noise with no power above 20 Hz and variance 1, in windows of 250 ms; only the step, ``100 / n_back`` ms,
+    differs with ``n_back``, below 4 of which it is too long for 20 Hz.
 
     Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, which
     makes the signal at a lag of 100 ms uncorrelated with the present (its autocorrelation is about
@@ -43,8 +42,8 @@ def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: Ge
 
     .. math:: x(t) = \tfrac12 \big( \sin(2 \pi \, 10 \, t + \phi_1) + \sin(2 \pi \, 2 \, t + \phi_2) \big)
 
-    Source: Quax, D'Asaro & van Gerven (2020), "A hierarchy of time scales": 10 Hz and 2 Hz. Step, length and phases
-    are open there; ours are drawn anew for each sequence.
+    Source: Quax, D'Asaro & van Gerven (2020), "A hierarchy of time scales". Step, length and phases, drawn for each
+    sequence, are open there.
 
     Returns:
         x: (time, sequences, 1).

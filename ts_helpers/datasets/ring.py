@@ -11,20 +11,16 @@ from ts_helpers.timescales import LogTau
 def ring_weights(w_s: float = 2.0, w_p: float = 3.0, w_n: float = -4.0) -> Tensor:
     """Return the teacher's weights, (3, 3) with ``W[j, i]`` from neuron i to neuron j.
 
-    Source: Matsuki & Shibata (2018), Section 3.1 and Table 3: ``w_s`` from a neuron to itself, ``w_p``
-    anti-clockwise (1 to 2 to 3 to 1), ``w_n`` clockwise. The values are the table's.
+    Source: Matsuki & Shibata (2018), Table 3: from itself ``w_s``, anti-clockwise (1, 2, 3, 1) ``w_p``, else ``w_n``.
     """
     following = torch.eye(3).roll(1, dims=0)  # row j has its one at i = j - 1: the neuron before j
     return w_s * torch.eye(3) + w_p * following + w_n * following.T
 
 
 def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float = 0.01) -> CTRNNCell:
-    """Return the teacher, in double precision, with no input; ``tau`` in the unit of the simulation's step ``dt``.
+    """Return the teacher, in double precision, with no input; ``tau``, in the unit of ``dt``, is above ``dt / 2``.
 
     Source: Matsuki & Shibata (2018), Section 3.1, Table 3.
-
-    Raises:
-        ValueError: a time constant is not above ``dt / 2``, where forward Euler is unstable.
     """
     teacher = CTRNNCell(0, 3, 0.5, LogTau(dt), generator=torch.Generator()).double()
     teacher.alpha = dt / torch.tensor(tau, dtype=torch.float64)
@@ -36,9 +32,8 @@ def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float =
 def ring_oscillation(n_steps: int, teacher: CTRNNCell) -> Tensor:
     """Return the outputs of the teacher's neurons, (time, start, 3), from u = 1 at one neuron and 0 at the others.
 
-    Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts: there is a sequence for
-    each of the three. The first step is the one after the initial state. A constant guess of each output's mean scores
-    R^2 = 0; an oscillation of another period drifts out of phase and scores below 0.
+    Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts. The first step is the one
+    after the initial state. Guessing each output's mean scores R^2 = 0; another period drifts out of phase, below 0.
     """
     at_least(1, n_steps=n_steps)
     starts = torch.eye(3, dtype=torch.float64)

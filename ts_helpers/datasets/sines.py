@@ -34,13 +34,9 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
 
     Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module.
 
-    Args:
-        components: for each sequence, one or more pairs of cycles in 100 steps and amplitude.
-        n_steps: length of the sequences, 3 or more.
-
     Returns:
-        x: (time, sequences, 1). Of the default sequences, predicting each one's mean scores a squared error of 42.0,
-        summed over 100 steps; repeating the value before scores 8.22.
+        x: (time, sequences, 1), ``n_steps`` of them, 3 or more. Of the default ones, predicting each one's mean scores
+            a squared error of 42.0, summed over 100 steps; repeating the value before scores 8.22.
     """
     if n_steps < 3 or not components or not all(components):
         counts = [len(c) for c in components]
@@ -51,11 +47,11 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
 
 
 def random_components(n_sequences: int, *, generator: Generator) -> Components:
-    """Draw components as `COMPONENTS` were drawn, for sequences of the same kind.
+    """Draw components as `COMPONENTS` were drawn, to see what hangs on the five sequences.
 
-    Source: ours; to see what hangs on the five sequences. Each has 4 or 5 sines, cycles log-uniform in [0.1, 18], each
-    at least 1.3 times the one below, amplitudes uniform in [0.1, 0.7]; a draw that leaves [-1.95, 1.65] within 100
-    steps, or whose sum of squares about its mean is not within [18, 75], is drawn again.
+    Source: ours. Each has 4 or 5 sines, cycles log-uniform in [0.1, 18], each at least 1.3 times the one below,
+    amplitudes uniform in [0.1, 0.7]; a draw that leaves [-1.95, 1.65] within 100 steps, or whose sum of squares about
+    its mean is not within [18, 75], is drawn again.
     """
     at_least(1, n_sequences=n_sequences)
     low, high = math.log(0.1), math.log(18)
@@ -75,9 +71,8 @@ def random_components(n_sequences: int, *, generator: Generator) -> Components:
 def load_sequences(path: str | Path) -> Tensor:
     """Read a reader's own ``.npy`` file of numbers (sequences, time, features) as x (time, sequences, features).
 
-    Raises:
-        ValueError: there is no such file, or it is not a whole ``.npy`` file; the array has not three dimensions, no
-            sequence or feature, fewer than 3 steps, or a value that is not a finite number of the default type.
+    A file that is missing or damaged, another shape, fewer than 3 steps, or a value that is not a finite number of the
+    default type is a ValueError.
     """
     try:
         with open(path, "rb") as file:

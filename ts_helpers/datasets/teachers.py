@@ -12,9 +12,8 @@ def smoothed_noise(
 ) -> Tensor:
     """White noise, uniform in (0, 1), smoothed along time by a Savitzky-Golay filter.
 
-    It fits a polynomial of an order to a window of steps: odd, above the order, no longer than the sequence.
-
-    Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Window and order are open there.
+    Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Open there: the order of its polynomials, and the window
+    of steps they are fitted to, odd, above the order, no longer than the sequence.
 
     Returns:
         x: (time, sequences, features), independent, with mean 1/2; a few values lie outside (0, 1).

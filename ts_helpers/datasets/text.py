@@ -48,11 +48,10 @@ class Text:
 def cleaned(text: str) -> str:
     """Write a text with 27 symbols, a to z and space, of which none follows another.
 
-    Capitals become small; a digit becomes its English name, a word by itself; anything else, accented letters too,
-    becomes a space.
+    Capitals become small; a digit becomes its English name, a word; anything else, accented letters too, a space.
 
-    Source: Mahoney, "About the Test Data" (mattmahoney.net/dc/textdata.html), whose text8 is Wikipedia so written; his
-    program also takes out Wikipedia's markup, which comes first there and has no part here.
+    Source: Mahoney, "About the Test Data" (mattmahoney.net/dc/textdata.html), whose text8 is Wikipedia so written. His
+    program first takes out its markup; ours does not.
     """
     return re.sub("[^a-z]+", " ", text.translate(_SPELLED))
 
@@ -64,14 +63,11 @@ def characters(source: str | Path = "python") -> Text:
     needs no network, is the help texts that come with Python, 400,000 characters that differ from version to version.
 
     Args:
-        source: ``"python"``; or ``"text8"``, downloaded once, 31 MB, and kept; or a text file in UTF-8.
+        source: ``"python"``; or ``"text8"``, 31 MB, downloaded once, else a RuntimeError; or a text file in UTF-8, of
+            20 or more characters when cleaned.
 
     Returns:
         The text, numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
-
-    Raises:
-        ValueError: the file cannot be read, is not UTF-8, or has fewer than 20 characters when cleaned.
-        RuntimeError: text8 cannot be downloaded.
     """
     name, text = _read(_text8() if source == "text8" else source)
     text = cleaned(text)
@@ -88,14 +84,11 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
     Python's help texts, as for `characters`, in one line.
 
     Args:
-        source: ``"python"``; or a text file in UTF-8, words with spaces between; or a folder with the files `PENN`.
-        most: words to tell apart, the most frequent of the training part; every other is ``<unk>``, one of them.
+        source: ``"python"``; or a text file in UTF-8, 20 words or more; or a folder with the files `PENN`.
+        most: words to tell apart, 2 or more, the most frequent of the training part; every other is ``<unk>``.
 
     Returns:
         The text, int64; ``<unk>`` is 0, the most frequent 1. Guessing n words at random has a perplexity of n.
-
-    Raises:
-        ValueError: ``most`` is below 2, or a file cannot be read, is not UTF-8, or has fewer than 20 words.
     """
     at_least(2, most=most)
     if source != "python" and Path(source).is_dir():
@@ -115,13 +108,13 @@ def streams(codes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Cut a text, (symbols,), into ``batch`` streams, and these into windows of ``length`` steps; none overlap.
 
     Sequence b of a window goes on as sequence b of the next, so that a network may keep its state. What is left at the
-    end, less than a window of each stream, is dropped.
+    end is dropped.
 
     Source: Tallec & Ollivier (2018), Appendix A: "batches of size 128 made of non-overlapping sequences of length 180".
 
     Returns:
-        x: (windows, time, batch), symbols of the type of ``codes``; `torch.nn.functional.one_hot` needs ``long()``.
-        y: the same shape, the symbol that follows each; of the last of each stream, too, the text must have one.
+        x: (windows, time, batch), of the type of ``codes``; `torch.nn.functional.one_hot` needs ``long()``.
+        y: the same shape, the symbol that follows each.
     """
     at_least(1, batch=batch, length=length)
     used = (len(codes) - 1) // (batch * length) * batch * length
@@ -147,9 +140,8 @@ def _listed(source: str | Path) -> tuple[str, list[str]]:
 def _read(source: str | Path) -> tuple[str, str]:
     """Return what the default, in one line, or a file is and the text in it."""
     if source == "python":
-        return f"help texts of Python {platform.python_version()}", cleaned(
-            "\n".join(topics[k] for k in sorted(topics))
-        )
+        whole = "\n".join(topics[key] for key in sorted(topics))
+        return f"help texts of Python {platform.python_version()}", cleaned(whole)
     try:
         content = Path(source).read_bytes()
         text = content.decode("utf-8-sig")

@@ -16,14 +16,9 @@ MEMORYLESS = math.log(LETTERS - 1)  # of what the present letter says of the one
 
 
 def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Let each letter last for its length.
+    """Let letters, whole numbers (letters, sequences), last for their lengths, as in Tallec & Ollivier (2018), Fig. 2.
 
-    Source: Tallec & Ollivier (2018), Fig. 2.
-
-    Args:
-        letters: (letters, sequences), whole numbers.
-        lengths: the same shape, steps, each 1 or more, in sum ``n_steps`` or more.
-        n_steps: where sequences are cut.
+    Lengths, of the same shape, are steps, each 1 or more, in sum ``n_steps`` or more, where sequences are cut.
 
     Returns:
         Three tensors (time, sequences): the letter of each step; the letter before that one, the dummy for the first;
@@ -46,13 +41,12 @@ def warped(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
     character of a random sequence of characters"; input and output are warped alike, and contiguous letters differ.
     A uniform warping is ``least = most``, a variable one ``least = 1``. Departure: the dummy, one of their 10
     characters, has no stated place here; it is the target while the first letter lasts, where Fig. 2 has a blank.
-    Theirs are cut at 500 steps. Each sequence has letters and a warping of its own, every length as likely.
+    Each sequence has letters and a warping of its own, every length as likely.
 
     Returns:
         x: (time, sequences), whole numbers 1 to 9.
         y: the same shape, 0 to 9. Knowing x at the same step only, the best guess scores a cross entropy of
-            `MEMORYLESS`, log 8 = 2.08, over the steps where y is not the dummy (``ignore_index=DUMMY``), and
-            `memoryless_warped` over all steps.
+            `MEMORYLESS`, 2.08, where y is not the dummy (``ignore_index=DUMMY``), and `memoryless_warped` everywhere.
     """
     present, before, _ = _draw(n_steps, n_sequences, least, most, 1, generator)
     return present, before
@@ -63,12 +57,12 @@ def padded(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings": "each time the input is nonzero, the
     network has to output the previous nonzero character seen". A uniform padding is ``least = most``, a variable one
-    ``least = 1``. Departure: what to output elsewhere is open there; ours is not scored. That fits the axes of their
-    Fig. 1, which reach 2.5 for paddings up to 100; a mean over all steps would shrink with the padding.
+    ``least = 1``. Departure: what to output elsewhere is open there; ours is not scored, which fits the axes of their
+    Fig. 1, up to 2.5 for paddings up to 100; a mean over all steps would shrink with the padding.
 
     Returns:
         x: (time, sequences), whole numbers 0 to 9.
-        y: the same shape; the dummy where there is no letter or none before, to be left out of the loss with
+        y: the same shape; the dummy where there is no letter or none before, left out of the loss by
             ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores `MEMORYLESS` over the others.
     """
     present, before, starts = _draw(n_steps, n_sequences, least, most, 0, generator)
@@ -80,8 +74,8 @@ def memoryless_warped(n_steps: int, least: int, most: int) -> float:
 
     .. math:: H(q) + (1 - q) \log 8, \qquad q = \mathrm{E}[\min(D, n)] / n
 
-    with q the share of the n steps that the first letter takes by lasting D of them, where the target is the dummy, and
-    H(q) the entropy, in nats, of whether it is.
+    with q the share of the n steps that the first letter takes by lasting D of them, and H(q) the entropy, in nats, of
+    whether the target is the dummy.
     """
     q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
     return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
