@@ -1,6 +1,6 @@
 import pytest
 
-from ts_helpers.book.parameters import read_parameters, read_value, resolve
+from ts_helpers.book.parameters import read_parameters, read_value
 
 CELL = """scale = "book"  # one of smoke, book, paper; size of the experiment
 seed = 0        # int in [0, inf); seeds every random draw
@@ -66,11 +66,3 @@ def test_parameter_that_breaks_the_grammar_is_refused(line):
 def test_command_line_values_are_read_as_literals(text, value):
     assert read_value(text) == value
     assert type(read_value(text)) is type(value)
-
-
-def test_resolve_takes_the_scale_and_what_is_given():
-    assert vars(resolve("book", {"book": dict(n=100, eta=0.1)}, n=None, eta=0.2)) == {"n": 100, "eta": 0.2}
-    with pytest.raises(ValueError, match="scale must be one of book, got 'huge'"):
-        resolve("huge", {"book": {}})
-    with pytest.raises(ValueError, match="has no m; it has n"):
-        resolve("book", {"book": dict(n=1)}, m=2)

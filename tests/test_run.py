@@ -234,7 +234,7 @@ def test_failing_notebook_keeps_its_copy_and_the_others_go_on(project, capsys):
 @pytest.mark.parametrize("imported", ["cells", "papers.doe2020.leaks"])
 def test_kernels_are_compiled_once_where_a_notebook_that_runs_needs_them(project, monkeypatch, imported):
     calls = []
-    monkeypatch.setattr(run, "execute", lambda job: ("", 0.0))
+    monkeypatch.setattr(run, "execute", lambda job: "")
     monkeypatch.setattr(run.subprocess, "run", lambda words: calls.append(words[1:]))
     add(project, "new", f"import ts_helpers.{imported}")
     add(project, "newer", f"import ts_helpers.{imported}")

@@ -4,9 +4,12 @@ What is drawn is in `figures`, what a claim asks for in `claims`, how a record i
 """
 
 import itertools
+import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,15 +31,7 @@ Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 @dataclass
 class Found:
-    """Results and findings of a chapter.
-
-    Attributes:
-        runs: results by title, the recorded ones first, to be drawn side by side.
-        best: the results that the verdicts rest on, the recorded ones where there are any.
-        recorded: the recorded run, if there is one.
-        live: findings of this run.
-        archived: findings of the recorded run.
-    """
+    """Results by title, the recorded ones first, those that verdicts rest on, and findings of this and that run."""
 
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
@@ -46,7 +41,7 @@ class Found:
 
     @property
     def title(self) -> str:
-        """Return the title of the results that the verdicts rest on."""
+        """The title of the results that the verdicts rest on."""
         return next(iter(self.runs))
 
 
@@ -73,17 +68,16 @@ class Chapter:
         self.name, self.scale, self.seed = name, parameters["scale"], parameters["seed"]
         if self.scale not in SCALES:
             raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {self.scale!r}")
-        wrong = [key for key, each in settings.items() if isinstance(each, tuple) and len(each) != len(SCALES)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} must have a value for each of {', '.join(SCALES)}, got {settings[wrong[0]]}")
-        now = SCALES.index(self.scale)
-        given = {key: parameters[key] for key in settings if key in parameters}
-        own = {key: each[now] if isinstance(each, tuple) else each for key, each in settings.items()}
-        self.settings = SimpleNamespace(**own | {key: each for key, each in given.items() if each is not None})
+        for key, each in settings.items():
+            if isinstance(each, tuple) and len(each) != len(SCALES):
+                raise ValueError(f"{key} must have a value for each of {', '.join(SCALES)}, got {each}")
+        own = {k: each[SCALES.index(self.scale)] if isinstance(each, tuple) else each for k, each in settings.items()}
+        self.given = {key: parameters[key] for key in settings if key in parameters}
+        self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
-        self.recorder = records.Recorder(name, self.scale, self.seed, str(self.device), given, vars(self.settings))
         self.checkpoints = checkpoint_folder(name, self.scale)
         self.found: Found | None = None
+        self.start, self.clock = datetime.now(UTC), time.perf_counter()
         torch.set_num_threads(1)  # other notebooks run on the other cores
         figures.use_style(self.scale)
 
@@ -106,6 +100,8 @@ class Chapter:
     ) -> Found:
         """Judge the chapter's claims on this run and on the recorded one, and give both to the prose.
 
+        The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``.
+
         Args:
             results: of this run.
             size: says how large a run was, for titles.
@@ -118,19 +114,25 @@ class Chapter:
         if recorded:
             runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
 
-        def judged(results: xr.Dataset, scale: str) -> list[claims.Finding]:
-            return [
-                claims.judge(claim, values, scale, stand_in=stand_in(results, claim))
-                for claim, values in measured(results, quantities or {}).items()
-            ]
+        def judged(of: xr.Dataset, scale: str) -> list[claims.Finding]:
+            made = []
+            for claim, each in (quantities or {}).items():
+                named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
+                values = {name: quantity(of) for name, quantity in named.items()}
+                made.append(claims.judge(claim, values, scale, stand_in=stand_in(of, claim)))
+            return made
 
         live = judged(results, self.scale)
         archived = judged(recorded.results, "paper") if recorded else []
-        for finding in live:
-            figures.glue_finding(finding, "-live")
-        for finding in archived or live:
-            figures.glue_finding(finding)
-        self.glue(recorded=recorded.line() if recorded else "No paper-scale run is recorded.")
+        told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
+        for found, suffix in ((live, "-live"), (archived or live, "")):
+            for finding in found:
+                told[f"{finding.claim}-verdict{suffix}"] = finding.words
+                asked = claims.read_claims()[finding.claim].quantities
+                for measured, quantity in zip(finding.measured, asked, strict=True):
+                    told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
+        for key, text in told.items():
+            glue(key, text, display=False)
         self.results = results
         self.found = Found(runs, recorded.results if recorded else results, recorded, live, archived)
         return self.found
@@ -164,20 +166,21 @@ class Chapter:
             trained: seconds that all trainings took, those of an earlier, interrupted run included.
             whole: whether nothing is left to train; else the checkpoints stay.
         """
-        self.recorder.trained = trained
+        made = {
+            "notebook": self.name,
+            "scale": self.scale,
+            "seed": self.seed,
+            "parameters": self.given,
+            "settings": vars(self.settings),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU",
+            "threads": torch.get_num_threads(),
+            "start": self.start.isoformat(timespec="seconds"),
+            "seconds": round(max(trained, time.perf_counter() - self.clock), 1),
+        }
         judged = (self.found.live, self.found.archived) if self.found else ([], [])
-        self.recorder.save(self.results if results is None else results, *judged)
+        records.save(made, self.results if results is None else results, *judged)
         if whole:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-
-def measured(results: xr.Dataset, quantities: Quantities) -> dict[str, dict[str, ArrayLike]]:
-    """Return for each claim the values of its quantities, one a seed."""
-    named = {
-        claim: each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
-        for claim, each in quantities.items()
-    }
-    return {claim: {name: quantity(results) for name, quantity in each.items()} for claim, each in named.items()}
 
 
 def labels_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -191,15 +194,13 @@ def labels_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def median(values: ArrayLike, spec: str) -> str:
     """Return the median of the finite values in a format; "none" where there is none."""
-    values = np.asarray(values, float)
-    finite = values[np.isfinite(values)]
+    finite = _finite(values)
     return f"{np.median(finite):{spec}}" if finite.size else "none"
 
 
 def span(values: ArrayLike, spec: str) -> str:
     """Return the least and the greatest of the finite values in a format, ``2 to 5``."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
+    finite = _finite(values)
     return f"{finite.min():{spec}} to {finite.max():{spec}}" if finite.size else "none"
 
 
@@ -244,3 +245,8 @@ def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
     if units or np.asarray(values).dtype.kind not in "OUS":
         label = {"units": units[0] if units else "1"} | label
     return dims.split(), values, label
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    values = np.asarray(values, float)
+    return values[np.isfinite(values)]

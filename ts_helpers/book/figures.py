@@ -13,10 +13,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from myst_nb import glue
 from numpy.typing import ArrayLike
-
-from ts_helpers.book.claims import Finding, read_claims
 
 # From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
 # in lightness too, and paired with a dash, so that they survive a grey print.
@@ -48,19 +45,12 @@ def use_style(scale: str) -> None:
 
 def label_smoke(fig: Figure) -> None:
     """Write on a figure that it was made at smoke scale."""
-    fig.text(
-        0.995, 0.005, "smoke scale: proves the code, shows no result", ha="right", va="bottom", size=6, color="0.4"
-    )
+    said = "smoke scale: proves the code, shows no result"
+    fig.text(0.995, 0.005, said, ha="right", va="bottom", size=6, color="0.4")
 
 
 def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | None, dash: str | tuple = "-") -> None:
-    """Draw every run thin and their median thick.
-
-    Args:
-        ax: where.
-        x: (points,).
-        runs: (runs, points); points of a run that are not finite are left out.
-    """
+    """Draw every run, of ``runs`` (runs, points), thin and their median thick; what is not finite is left out."""
     runs = np.asarray(runs, dtype=float)
     ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-")
     with warnings.catch_warnings():
@@ -87,12 +77,7 @@ def slider(
 ) -> widgets.VBox:
     """Return a slider over figures drawn beforehand, which moves without a kernel.
 
-    Args:
-        draw: makes the figure for a value.
-        values: what the slider can be set to.
-        label: what stands before it, with its unit; plain text.
-        alt: the text alternative of the figure for a value.
-        start: index of the value shown first.
+    ``alt`` makes the text alternative of a value's figure; ``start`` is the index of the value shown first.
     """
     pages = []
     for value in values:
@@ -103,17 +88,12 @@ def slider(
         plt.close(fig)
         source = quote(buffer.getvalue().decode(), safe=" /:;,=()")  # text: it shrinks under gzip, base64 would not
         text = html.escape(alt(value), quote=True)
-        pages.append(
-            widgets.HTML(f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml,{source}">')
-        )
+        image = f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml,{source}">'
+        pages.append(widgets.HTML(image))
     stack = widgets.Stack(pages, selected_index=start)
-    pick = widgets.SelectionSlider(
-        options=[(f"{value:g}", i) for i, value in enumerate(values)],
-        value=start,
-        description=label,
-        style={"description_width": "initial"},
-        layout={"width": "auto"},
-    )
+    options = [(f"{value:g}", i) for i, value in enumerate(values)]
+    look = dict(style={"description_width": "initial"}, layout={"width": "auto"})
+    pick = widgets.SelectionSlider(options=options, value=start, description=label, **look)
     widgets.jslink((pick, "index"), (stack, "selected_index"))
     return widgets.VBox([pick, stack])
 
@@ -126,20 +106,16 @@ def beside(
     sharex: bool = True,
     **legend: Any,
 ) -> Figure:
-    """Draw the same figure of several runs side by side, a kept paper-scale one and the page's own, say.
+    """Draw the same figure of several runs, by title, side by side: an archived one and the page's own, say.
 
     Args:
         draw: draws one run into one column of axes, top to bottom.
-        runs: what to draw, by title.
-        rows: axes in a column.
         height: of one of the axes, in inches.
         sharex: whether the axes of a column have one x axis.
         legend: how the first axes' legend is to be, ``loc`` or ``ncols``; it has one if anything there has a label.
     """
-    size = (7.8, height * rows)
-    fig, axes = plt.subplots(
-        rows, len(runs), figsize=size, sharex="col" if sharex else False, sharey="row", squeeze=False
-    )
+    how: dict[str, Any] = dict(sharex="col" if sharex else False, sharey="row", squeeze=False)
+    fig, axes = plt.subplots(rows, len(runs), figsize=(7.8, height * rows), **how)
     for column, (title, results) in zip(axes.T, runs.items(), strict=True):
         draw(column, results)
         column[0].set_title(title)
@@ -148,11 +124,3 @@ def beside(
     if axes[0, 0].get_legend_handles_labels()[0]:
         axes[0, 0].legend(fontsize=8, **legend)
     return fig
-
-
-def glue_finding(finding: Finding, suffix: str = "") -> None:
-    """Give a claim's verdict and quantities to the prose: ``<claim>-verdict``, ``<claim>-<quantity>``, plus suffix."""
-    claim = read_claims()[finding.claim]
-    glue(f"{claim.id}-verdict{suffix}", finding.words, display=False)
-    for measured, quantity in zip(finding.measured, claim.quantities, strict=True):
-        glue(f"{claim.id}-{quantity.name}{suffix}", measured.describe(quantity.statistic), display=False)

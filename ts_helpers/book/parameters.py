@@ -1,15 +1,11 @@
-"""The parameters cell of a notebook: what it declares, which values it takes, and what a scale makes of it."""
+"""The parameters cell of a notebook: what it declares, and which values it takes."""
 
 import ast
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 SCALES = ("smoke", "book", "paper")
 
@@ -92,38 +88,3 @@ def read_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def resolve(scale: str, table: dict[str, dict[str, Any]], **given: Any) -> SimpleNamespace:
-    """Take a scale's settings from the notebook's table, with the given ones that are not None in their place.
-
-    Raises:
-        ValueError: the scale is not in the table, or something given is not.
-    """
-    if scale not in table:
-        raise ValueError(f"scale must be one of {', '.join(table)}, got {scale!r}")
-    unknown = set(given) - set(table[scale])
-    if unknown:
-        raise ValueError(f"the table of scales has no {', '.join(sorted(unknown))}; it has {', '.join(table[scale])}")
-    return SimpleNamespace(**table[scale] | {name: value for name, value in given.items() if value is not None})
-
-
-def torch_device(name: str, auto: str = "cuda") -> "torch.device":
-    """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU.
-
-    On CUDA, products are taken in float32: TF32, which libraries may use in its place, has 10 bits to the mantissa.
-
-    Raises:
-        ValueError: the name is none of auto, cpu, cuda; or cuda is asked for and there is none.
-    """
-    import torch  # here, so that the runner, which reads parameters, starts without it
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be auto or cpu here, got 'cuda': torch finds no CUDA device")
-    if name == "auto":
-        name = auto if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
-    return torch.device(name)

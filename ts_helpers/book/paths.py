@@ -1,8 +1,7 @@
-"""Where files lie, how a folder takes the place of another, and the one digest; nothing that is slow to import."""
+"""Where files lie, and the one digest; nothing that is slow to import."""
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,16 +30,3 @@ def digest(*parts: str | Path) -> str:
     """Return the SHA-256 of a text or of a file's bytes; of several, that of their digests."""
     each = [hashlib.sha256(p.read_bytes() if isinstance(p, Path) else p.encode()).hexdigest() for p in parts]
     return each[0] if len(each) == 1 else digest(" ".join(each))
-
-
-def replace_folder(made: Path, target: Path) -> None:
-    """Put the folder ``made`` in the place of ``target``.
-
-    Two renames: whoever is killed between them finds no ``target``, never a mixture of both.
-    """
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -9,19 +9,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured
-from ts_helpers.book.paths import PACKAGES, ROOT, archive_files, digest, record_folder, replace_folder
+from ts_helpers.book.paths import PACKAGES, ROOT, archive_files, digest, record_folder
 
 FILES = ("results.nc", "claims.json", "provenance.json")
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
@@ -36,85 +33,59 @@ class Record:
     findings: dict[str, Finding] = field(default_factory=dict)
     archived: dict[str, Finding] = field(default_factory=dict)
 
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The provenance of each part that was archived by itself, or of the whole."""
+        return self.provenance.get("parts", [self.provenance])
+
     def line(self) -> str:
         """Return where the results come from, for a reader."""
-        parts = self.provenance.get("parts", [self.provenance])
 
-        def each(name: str, of: Sequence[dict[str, Any]] = parts) -> str:
-            return " or ".join(dict.fromkeys(str(part.get(name)) for part in of))
+        def either(*values: Any) -> str:
+            return " or ".join(dict.fromkeys(map(str, values)))
 
-        of = [part["settings"] for part in parts]
-        shown = {name: each(name, of) for name in dict.fromkeys(n for part in of for n in part) if name not in PART}
+        of = [part["settings"] for part in self.parts]
+        names = dict.fromkeys(name for settings in of for name in settings if name not in PART)
+        shown = {name: either(*(settings.get(name) for settings in of)) for name in names}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
-        commit = each("commit", [{"commit": part["commit"][:7]} for part in parts])
+        seed, device = (either(*(part[name] for part in self.parts)) for name in ("seed", "device"))
+        commit = either(*(part["commit"][:7] for part in self.parts))
         return (
-            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {each('seed')}, commit {commit}, "
-            f"{each('device')}, {self.provenance['seconds'] / 3600:.1f} hours."
+            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {seed}, commit {commit}, {device}, "
+            f"{self.provenance['seconds'] / 3600:.1f} hours."
         )
 
 
-@dataclass
-class Recorder:
-    """Keeps the time of a notebook's run, and saves what came of it.
+def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding]) -> Path:
+    """Write a record, with findings of this run and of the archived one, as a whole or not at all; return its folder.
 
-    Args:
-        notebook: its name, ``<paper>/<idea>``.
-        scale, seed, device: as the notebook resolved them.
-        parameters: every other parameter of the notebook as given, None where the scale decided.
-        settings: the same, as the scale resolved them.
-        trained: seconds that all trainings took, those of an earlier, interrupted run included; these count where they
-            are more than this run has taken.
+    ``made`` is how the results were made, notebook, scale, seed, parameters, settings, device and times; commit and
+    versions are added.
+
+    Raises:
+        ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
     """
-
-    notebook: str
-    scale: str
-    seed: int
-    device: str
-    parameters: dict[str, Any]
-    settings: dict[str, Any]
-    trained: float = 0.0
-    start: datetime = field(default_factory=lambda: datetime.now(UTC))
-    clock: float = field(default_factory=time.perf_counter)
-
-    def save(self, results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding] = ()) -> Path:
-        """Write results and findings, of this run and of the archived one, as a whole or not at all; return the folder.
-
-        Raises:
-            ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
-        """
-        for name, variable in results.variables.items():
-            if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
-                raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
-        target = record_folder(self.notebook)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
-            results.to_netcdf(made / "results.nc", engine="h5netcdf")
-            lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
-            _write_json(made / "claims.json", lists)
-            digests = {name: digest(made / name) for name in FILES[:2]}
-            _write_json(made / "provenance.json", self._provenance() | {"sha256": digests})
-            replace_folder(made, target)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
-        return target
-
-    def _provenance(self) -> dict[str, Any]:
-        return {
-            "notebook": self.notebook,
-            "scale": self.scale,
-            "seed": self.seed,
-            "parameters": self.parameters,
-            "settings": self.settings,
+    for name, variable in results.variables.items():
+        if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
+            raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
+    target = record_folder(made["notebook"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        (new := Path(folder, "new")).mkdir()
+        results.to_netcdf(new / "results.nc", engine="h5netcdf")
+        lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
+        _write_json(new / "claims.json", lists)
+        code = {
             "commit": _git("rev-parse", "HEAD") or "unknown",
             "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "packages": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else platform.machine() + " CPU",
-            "threads": torch.get_num_threads(),
-            "start": self.start.isoformat(timespec="seconds"),
-            "seconds": round(max(self.trained, time.perf_counter() - self.clock), 1),
+            "sha256": {name: digest(new / name) for name in FILES[:2]},
         }
+        _write_json(new / "provenance.json", made | code)
+        if target.exists():  # whoever is killed between two renames finds no record, never a mixture of both
+            target.rename(Path(folder, "old"))
+        new.rename(target)
+    return target
 
 
 def load(path: Path) -> Record:
@@ -123,8 +94,7 @@ def load(path: Path) -> Record:
     Raises:
         ValueError: the folder has no record, or one that is truncated, changed or not ours.
     """
-    missing = [name for name in FILES if not (path / name).is_file()]
-    if missing:
+    if missing := [name for name in FILES if not (path / name).is_file()]:
         raise ValueError(f"{path} is not a record: it has no {', '.join(missing)}")
     try:
         provenance = json.loads((path / "provenance.json").read_text())
@@ -161,9 +131,6 @@ def archived(notebook: str) -> Record | None:
     return Record(xr.load_dataset(results, engine="h5netcdf"), provenance)
 
 
-kept = archived  # until no chapter uses the old name
-
-
 def archive(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
@@ -184,7 +151,7 @@ def archive(*records: Path) -> Path:
             raise ValueError(
                 f"records must be of one notebook at scale paper, got {path} of {of['notebook']} at scale {of['scale']}"
             )
-        if (only, run) == (None, None):
+        if only is run is None:
             if len(made) == 1:
                 return _put(path / "results.nc", first)
             raise ValueError(f"several records must be parts, run with -p only or -p only_run, got {path}")
@@ -192,29 +159,29 @@ def archive(*records: Path) -> Path:
             if along not in record.results.coords:
                 raise ValueError(f"a part of a run must have the coordinate {along} to be joined along, got {path}")
     old = archived(first["notebook"])
-    parts = {_part(part): part for part in (old.provenance.get("parts", [old.provenance]) if old else [])}
-    arms = {arm: _to_be_joined(old.results.sel(arm=[arm])) for arm in old.results.arm.values} if old else {}
+    parts, arms = (old.parts, _arms(old.results)) if old else ([], {})
     for record in made:
         only, run = _part(record.provenance)
-        before = [part for (arm, _), part in parts.items() if only is None or arm in (only, None)]
         if run is None:
-            parts = {key: part for key, part in parts.items() if only is not None and key[0] != only}
-        elif others := sorted({name for part in before for name in _unlike(part, record.provenance)}):
-            raise ValueError(
-                f"a single run must have the settings of what is archived of its arm, to be joined with it, got "
-                f"others: {', '.join(others)}; run it with those, or all runs of the arm with the new ones"
-            )
-        parts[only, run] = record.provenance
-        for arm in record.results.arm.values:
-            new = _to_be_joined(record.results.sel(arm=[arm]))
-            if run is not None and arm in arms:
-                runs = [arms[arm].drop_sel(seed=[run], errors="ignore"), new]
-                new = xr.concat(runs, "seed", data_vars="minimal", coords="minimal", compat="equals", join="outer")
-            arms[arm] = new.sortby("seed") if run is not None else new
+            parts = [part for part in parts if _part(part)[0] != only]
+            arms |= _arms(record.results)
+        else:
+            others = [_unlike(p, record.provenance) for p in parts if only is None or _part(p)[0] in (only, None)]
+            if names := sorted(set().union(*others)):
+                raise ValueError(
+                    f"a single run must have the settings of what is archived of its arm, to be joined with it, got "
+                    f"others: {', '.join(names)}; run it with those, or all runs of the arm with the new ones"
+                )
+            parts = [part for part in parts if _part(part) != (only, run)]
+            how: dict[str, Any] = dict(data_vars="minimal", coords="minimal", compat="equals", join="outer")
+            for arm, new in _arms(record.results).items():
+                before = [arms[arm].drop_sel(seed=[run], errors="ignore")] if arm in arms else []
+                arms[arm] = xr.concat([*before, new], "seed", **how).sortby("seed")
+        parts = [*parts, record.provenance]
     joined = xr.concat(arms.values(), "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
     shared = {which: first[which] | dict.fromkeys(PART) for which in ("parameters", "settings")} | {
-        "seconds": round(sum(part["seconds"] for part in parts.values()), 1),
-        "parts": [parts[key] for key in sorted(parts, key=repr)],
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "parts": sorted(parts, key=lambda part: repr(_part(part))),
     }
     with tempfile.TemporaryDirectory() as folder:
         joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
@@ -241,14 +208,14 @@ def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return {name for name in mine | its if mine.get(name) != its.get(name)} - {*PART, "n_seeds"}
 
 
-def _to_be_joined(results: xr.Dataset) -> xr.Dataset:
-    """Number the runs, and keep coordinates of text as objects: joined as they are, they would be cut in width."""
+def _arms(results: xr.Dataset) -> dict[Any, xr.Dataset]:
+    """Return each arm, its runs numbered, its coordinates of text as objects: joined as they are, they would be cut."""
     texts = [name for name, variable in results.coords.items() if variable.dtype.kind in "UT"]
     results = results.drop_encoding().assign_coords({name: results[name].astype(object) for name in texts})
     if "seed" in results.dims and "seed" not in results.coords:
         numbers = range(results.sizes["seed"])
         results = results.assign_coords(seed=("seed", numbers, {"units": "1", "long_name": "index of the run"}))
-    return results
+    return {arm: results.sel(arm=[arm]) for arm in results.arm.values}
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -154,9 +154,9 @@ def tell(name: str, text: str) -> None:
     print(textwrap.indent(text.rstrip("\n"), f"            {name}  ", lambda line: True), file=sys.stderr, flush=True)
 
 
-def execute(job: Job) -> tuple[str, float]:
-    """Run one notebook in this process's own kernel; return what went wrong (nothing: "") and the seconds."""
-    start, problem = time.perf_counter(), ""
+def execute(job: Job) -> str:
+    """Run one notebook in this process's own kernel; return what went wrong, or nothing: ""."""
+    start = time.perf_counter()
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TS_RECORDS"] = str(job.records)
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
@@ -182,12 +182,13 @@ def execute(job: Job) -> tuple[str, float]:
         }
         nbformat.write(notebook, job.partial)
         os.replace(job.partial, job.executed)
+        print(f"executed    {job.name}  {time.perf_counter() - start:.1f} s", flush=True)
+        return ""
     except papermill.PapermillExecutionError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-        problem = f"code cell {error.exec_count}: {plain}"
+        return f"code cell {error.exec_count}: {plain}"
     except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
-        problem = f"{type(error).__name__}: {error}"
-    return problem, time.perf_counter() - start
+        return f"{type(error).__name__}: {error}"
 
 
 def execute_all(jobs: list[Job], workers: int) -> int:
@@ -214,24 +215,15 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             running = {pool.submit(execute, job): job for job in jobs}
             for done in as_completed(running):
-                job = running[done]
                 try:
-                    problem, seconds = done.result()
+                    problem = done.result()
                 except BrokenProcessPool:
-                    problem, seconds = "its process was killed (out of memory?)", 0.0
+                    problem = "its process was killed (out of memory?)"
                 if problem:
                     failed += 1
-                    text = f"FAILED      {job.name}, {problem}\n            see {job.partial}"
+                    text = f"FAILED      {running[done].name}, {problem}\n            see {running[done].partial}"
                     print(text, file=sys.stderr, flush=True)
-                else:
-                    print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
     return failed
-
-
-def show(job: Job) -> str:
-    """Return what `--list` says of a notebook."""
-    lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
-    return "\n".join([f"{job.name}  ({f'last run {job.ran}' if job.ran else 'not run yet'})", *lines])
 
 
 def find(names: list[str]) -> list[str]:
@@ -240,8 +232,8 @@ def find(names: list[str]) -> list[str]:
     Raises:
         ValueError: one is unknown, naming those there are.
     """
-    files = [f.relative_to(NOTEBOOKS) for f in sorted(NOTEBOOKS.rglob("*.md"))]
-    known = [f.with_suffix("").as_posix() for f in files if not any(part.startswith(".") for part in f.parts)]
+    files = [f.relative_to(NOTEBOOKS).with_suffix("").as_posix() for f in sorted(NOTEBOOKS.rglob("*.md"))]
+    known = [name for name in files if "/." not in f"/{name}"]
     found = []
     for name in names:
         path = Path(name).resolve()
@@ -282,7 +274,9 @@ def main(argv: list[str] | None = None) -> int:
         for job in jobs:
             job.check_parameters()
         if options.list:
-            print("\n\n".join(map(show, jobs)))
+            for job in jobs:
+                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
+                print(f"{job.name}  ({f'last run {job.ran}' if job.ran else 'not run yet'})", *lines, "", sep="\n")
             return 0
     except ValueError as error:
         parser.error(str(error))
@@ -298,12 +292,8 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted: what had finished stays, the rest is as it was", file=sys.stderr)
         return 130
     if options.archive and not failed:
-        from ts_helpers.book.records import archive  # here: it needs torch, which the rest starts without
+        from ts_helpers.book.records import archive  # here: it needs xarray, which the rest starts without
 
         for job in jobs:
             print(f"archived    {archive(job.records / job.name).relative_to(ROOT)}")
     return int(failed > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
