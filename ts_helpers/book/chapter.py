@@ -3,11 +3,10 @@
 What is drawn is in `figures`, what a claim asks for in `claims`, how a record is kept in `records`.
 """
 
-import itertools
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -24,8 +23,8 @@ from ts_helpers.book import claims, figures, records
 from ts_helpers.book.parameters import SCALES
 from ts_helpers.book.paths import checkpoint_folder
 
-RUNS = ("seed", "run", "repetition", "network")  # dimensions of what was repeated
 Quantity = Callable[[xr.Dataset], ArrayLike]
+Entries = Mapping[str, tuple]
 Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 
@@ -56,8 +55,7 @@ class Chapter:
             at all; a parameter of that name that is not None takes its place.
 
     Attributes:
-        settings: of this run.
-        scale, seed, device, name: of this run.
+        settings, scale, seed, device, name: of this run.
         checkpoints: folder from which an interrupted training goes on.
 
     Raises:
@@ -77,13 +75,11 @@ class Chapter:
         self.device = torch_device(parameters["device"], auto)
         self.checkpoints = checkpoint_folder(name, self.scale)
         self.found: Found | None = None
-        self.start, self.clock = datetime.now(UTC), time.perf_counter()
+        self.start, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         torch.set_num_threads(1)  # other notebooks run on the other cores
         figures.use_style(self.scale)
 
-    def dataset(
-        self, variables: Mapping[str, tuple], coords: Mapping[str, tuple] | None = None, **attrs: Any
-    ) -> xr.Dataset:
+    def dataset(self, variables: Entries, coords: Entries | None = None, **attrs: Any) -> xr.Dataset:
         """Return a labelled dataset; an entry is (dims, values, long_name) or (dims, values, long_name, units).
 
         Without dims, whose names are separated by spaces, it has its own name's. Numbers without units have "1".
@@ -92,18 +88,14 @@ class Chapter:
         return xr.Dataset(made[0], made[1], attrs)
 
     def judge(
-        self,
-        results: xr.Dataset,
-        size: Callable[[xr.Dataset], str],
-        quantities: Quantities | None = None,
+        self, results: xr.Dataset, size: Callable[[xr.Dataset], str], quantities: Quantities | None = None,
         stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "",
-    ) -> Found:
+    ) -> Found:  # fmt: skip
         """Judge the chapter's claims on this run and on the recorded one, and give both to the prose.
 
         The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``.
 
         Args:
-            results: of this run.
             size: says how large a run was, for titles.
             quantities: for each claim its quantities, functions of results that return one value a seed; a function
                 is called as the quantity is in ``book/claims.yml``, or named so.
@@ -137,27 +129,6 @@ class Chapter:
         self.found = Found(runs, recorded.results if recorded else results, recorded, live, archived)
         return self.found
 
-    def glue(self, **numbers: Any) -> None:
-        """Give numbers or words to the prose, as they are."""
-        for name, value in numbers.items():
-            glue(name, value, display=False)
-
-    def medians(self, spec: str, **values: ArrayLike) -> None:
-        """Give medians over runs to the prose, in a format; of labelled values one for each label, see `labels_of`."""
-        self.glue(**{key: median(each, spec) for key, each in labels_of(values)})
-
-    def spans(self, spec: str, **values: ArrayLike) -> None:
-        """Give the least to the greatest value over runs to the prose, as `medians` does."""
-        self.glue(**{key: span(each, spec) for key, each in labels_of(values)})
-
-    def shares(self, **masks: ArrayLike) -> None:
-        """Give to the prose of how many runs something is true, as `medians` does."""
-        self.glue(**{key: share(each) for key, each in labels_of(masks)})
-
-    def intervals(self, statistic: str, **values: ArrayLike) -> None:
-        """Give estimates and 95 % intervals over runs to the prose, as `medians` does; see `claims.summary`."""
-        self.glue(**{key: claims.summary(each, statistic) for key, each in labels_of(values)})
-
     def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
         """Save the record of what was judged, and remove the checkpoints.
 
@@ -166,30 +137,14 @@ class Chapter:
             trained: seconds that all trainings took, those of an earlier, interrupted run included.
             whole: whether nothing is left to train; else the checkpoints stay.
         """
-        made = {
-            "notebook": self.name,
-            "scale": self.scale,
-            "seed": self.seed,
-            "parameters": self.given,
-            "settings": vars(self.settings),
-            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU",
-            "threads": torch.get_num_threads(),
-            "start": self.start.isoformat(timespec="seconds"),
-            "seconds": round(max(trained, time.perf_counter() - self.clock), 1),
-        }
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU"
+        made = dict(notebook=self.name, scale=self.scale, seed=self.seed, device=device, start=self.start)
+        made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
+        made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
         judged = (self.found.live, self.found.archived) if self.found else ([], [])
         records.save(made, self.results if results is None else results, *judged)
         if whole:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
-
-
-def labels_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Take labelled values apart but for runs: tau (layer, seed) gives ``tau-first``, ``tau-second``, (seed,) each."""
-    for name, each in values.items():
-        dims = [dim for dim in getattr(each, "dims", ()) if dim not in RUNS]
-        for at in itertools.product(*(each.coords[dim].values for dim in dims)):
-            key = "-".join([name, *(f"{label:g}" if isinstance(label, float) else str(label) for label in at)])
-            yield key.replace(" ", "_"), each.sel(dict(zip(dims, at, strict=True))) if dims else each
 
 
 def median(values: ArrayLike, spec: str) -> str:

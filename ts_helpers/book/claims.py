@@ -174,7 +174,7 @@ def judge(
     names = [q.name for q in claim.quantities]
     if set(values) != set(names):
         raise ValueError(f"claim {claim_id} has the quantities {', '.join(names)}, got {', '.join(values)}")
-    measured = tuple(_measure(q, np.asarray(values[q.name], dtype=float).ravel()) for q in claim.quantities)
+    measured = tuple(_measure(q, values[q.name]) for q in claim.quantities)
     note, fewest = stand_in, min(m.seeds for m in measured)
     if scale == "smoke":
         note = "smoke scale: too small to tell"
@@ -183,7 +183,8 @@ def judge(
     return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)
 
 
-def _measure(quantity: Quantity, x: np.ndarray) -> Measured:
+def _measure(quantity: Quantity, values: ArrayLike) -> Measured:
+    x = np.asarray(values, dtype=float).ravel()
     if wild := int((~np.isfinite(x)).sum()):
         return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
     estimate, low, high = interval(x, quantity.statistic)
@@ -199,7 +200,7 @@ def _verdict(holds: list[bool | None]) -> Verdict:
 
 
 def describe(estimate: float, low: float, high: float, statistic: str) -> str:
-    """Return an estimate and its interval as a reader likes them: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
+    """Return an estimate and its interval for a reader: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
     text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
     if statistic == "rate":
         text = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -25,21 +25,11 @@ def use_style(scale: str) -> None:
     """Set matplotlib up for the book; at smoke scale every figure says that it shows no result."""
     plt.rcParams.update({
         "figure.hooks": ["ts_helpers.book.figures:label_smoke"] if scale == "smoke" else [],
-        "figure.figsize": (7, 3.2),
-        "figure.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "savefig.bbox": "standard",
-        "font.size": 10,
-        "axes.prop_cycle": cycler(color=COLOURS, linestyle=DASHES),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": "medium",
-        "axes.titlelocation": "left",
-        "axes.grid": True,
-        "grid.color": "#e4e4e4",
-        "grid.linewidth": 0.6,
-        "legend.frameon": False,
-        "svg.hashsalt": "learnable time scales",
+        "figure.figsize": (7, 3.2), "figure.dpi": 110, "figure.constrained_layout.use": True,
+        "savefig.bbox": "standard", "svg.hashsalt": "learnable time scales", "font.size": 10,
+        "axes.prop_cycle": cycler(color=COLOURS, linestyle=DASHES), "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": "medium", "axes.titlelocation": "left",
+        "axes.grid": True, "grid.color": "#e4e4e4", "grid.linewidth": 0.6,
     })  # fmt: skip
 
 

@@ -72,11 +72,7 @@ def svg(papers: Mapping[str, Group]) -> str:
 
 
 def draw(papers: Mapping[str, Group]) -> Figure:
-    """Draw all claims in two columns, a paper never broken.
-
-    Args:
-        papers: claims and what was found on each, None where its chapter has not run; by the paper's title.
-    """
+    """Draw all claims in two columns, a paper never broken, and what was found on each: None before its chapter ran."""
     columns = halves(papers)
     height = max(map(rows, columns))
     inches = ABOVE + ROW * height + BELOW

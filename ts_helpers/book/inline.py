@@ -1,5 +1,6 @@
 """Numbers in a chapter's prose: the role ``{eval}`` holds an expression, which is worked out where it stands."""
 
+import itertools
 import re
 from copy import deepcopy
 
@@ -15,19 +16,15 @@ def expand(notebook: NotebookNode) -> NotebookNode:
     ``{eval}`tau.median():.1f``` is what ``f"{tau.median():.1f}"`` makes of it. Sphinx, which runs nothing, finds the
     values by their names, `myst_nb.glue`'s.
     """
-    made, count = deepcopy(notebook), 0
+    made, count = deepcopy(notebook), itertools.count()
     made.cells = []
     for cell in deepcopy(notebook.cells):
-        expressions = ROLE.findall(cell.source) if cell.cell_type == "markdown" else []
-        if expressions:
-            names = [f"eval-{count + k}" for k in range(len(expressions))]
-            count += len(names)
-            lines = [
-                f'glue("{name}", f"""{{{expression}}}""", display=False)'
-                for name, expression in zip(names, expressions, strict=True)
-            ]
+        if cell.cell_type == "markdown" and (expressions := ROLE.findall(cell.source)):
+            names = {f"eval-{next(count)}": expression for expression in expressions}
+            lines = [f'glue("{name}", f"""{{{expression}}}""", display=False)' for name, expression in names.items()]
             source = "\n".join(["from myst_nb import glue", *lines])
-            made.cells.append(new_code_cell(source, id=names[0], metadata={"tags": ["remove-cell"]}))
-            cell.source = ROLE.sub("{glue:text}`%s`", cell.source.replace("%", "%%")) % tuple(names)
+            made.cells.append(new_code_cell(source, id=next(iter(names)), metadata={"tags": ["remove-cell"]}))
+            for name in names:
+                cell.source = ROLE.sub(f"{{glue:text}}`{name}`", cell.source, count=1)
         made.cells.append(cell)
     return made

@@ -2,9 +2,8 @@
 
     python -m ts_helpers.book.pages [--readme]
 
-It writes what pages of ``book/`` and chapters include below ``_build/pages``, and exits 1 if a chapter or the README
-claims a verdict other than the recorded one. With ``--readme`` it writes the README's table of verdicts anew, and
-nothing else.
+It writes what pages and chapters include, below ``_build/pages``, and exits 1 if a chapter or the README has another
+verdict than the record. With ``--readme`` it writes the README's table of verdicts anew, and nothing else.
 """
 
 import argparse
@@ -67,15 +66,12 @@ def changed(claim: Claim, found: dict[str, Record]) -> dict[str, object]:
 def estimates(claim: Claim, finding: Finding | None, none: str) -> list[str]:
     """Return what was measured for each quantity of a claim."""
     if finding is None:
-        return [none for _ in claim.quantities]
+        return [none] * len(claim.quantities)
     return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
 
 
 def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return, a paper at a time, the claims, and what was measured for each.
-
-    A claim's id is an anchor, ``verdicts.html#B3a``. A claim stands there before its chapter does.
-    """
+    """Return, a paper at a time, the claims and what was measured for each; ``verdicts.html#B3a`` leads to a claim."""
     parts = ['<div id="verdict-filters"></div>\n']  # filled by book/static/verdicts.js
     for title, mine in by_paper(claims).items():
         rows, measured = [], []
@@ -120,11 +116,7 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
 
 
 def assumptions(names: list[str]) -> str:
-    """Return the chapters' *Departures*, gathered.
-
-    Raises:
-        ValueError: a chapter has none, or its table has other columns.
-    """
+    """Return the chapters' *Departures*, gathered; ValueError if one has none, or a table of other columns."""
     rows = []
     for name in names:
         found = re.search(r"^## Departures\n(.*?)(?=^## |\Z)", text_of(name), re.M | re.S)
@@ -138,36 +130,26 @@ def assumptions(names: list[str]) -> str:
 
 def times(names: list[str]) -> str:
     """Return how long each notebook took when it last ran."""
-    last = {name: Job(name).last for name in names}
-    rows = [
-        [name, ran["scale"], f"{ran['seconds']:.0f}"] if ran else [name, "not run yet", ""]
-        for name, ran in last.items()
-    ]
+    last = {name: {"scale": "not run yet", "seconds": ""} | Job(name).last for name in names}
+    rows = [[name, ran["scale"], f"{ran['seconds']:.0f}" if ran["seconds"] else ""] for name, ran in last.items()]
     return table(["notebook", "scale", "seconds"], rows)
 
 
 def said(claim: Claim) -> list[str]:
-    """Return the verdicts a chapter's prose was written for, of one claim: one, if the chapter is as it should be."""
+    """Return the verdicts a chapter's prose was written for, of one claim; there should be one."""
     return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
 
 
 def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
-    """Return the verdict that prose must agree with.
-
-    None where the chapter was not run, or was at smoke scale, or with other parameters than its own; that cannot
-    contradict what is said of the last run that counted.
-    """
+    """Return the verdict that prose must agree with; None of no run, one at smoke scale or with other parameters."""
     finding = finding_of(claim, found)
     return finding.verdict if finding and finding.scale != "smoke" and not changed(claim, found) else None
 
 
 def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the README with its table of verdicts written anew.
+    """Return the README with its table of verdicts written anew; ValueError if it has not one place for the table.
 
-    Verdicts are those of the records; where a record does not count, the one that the chapter's prose was written for.
-
-    Raises:
-        ValueError: the README has not one place for the table, between two comments.
+    Where a record does not count, the verdict is the one that the chapter's prose was written for.
     """
     rows = []
     for title, mine in by_paper(claims).items():
@@ -187,8 +169,8 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
 def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str) -> list[str]:
     """Return what prose says against the records.
 
-    A chapter must say for each of its claims, in a comment ``% prose C2: reproduced``, which verdict its paragraph was
-    written for; the table in ``text``, the README, must be the one that `readme` writes.
+    A chapter must say once for each claim, ``% prose C2: reproduced``, which verdict its paragraph was written for; the
+    table in ``text``, the README, must be the one that `readme` writes.
     """
     wrong = []
     for claim in (claim for claim in claims.values() if text_of(claim.chapter)):

@@ -30,15 +30,13 @@ from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
 from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest
 
+ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
+
 
 class Job:
     """One notebook, with the parameters it is to run with and the places of what comes out.
 
-    Attributes:
-        source: the text notebook.
-        executed: the executed notebook, beside its source or below ``out``.
-        partial: the notebook while it runs, and what stays of it when it fails.
-        records: the folder below which its record is.
+    ``executed`` is beside its source or below ``out``; ``partial`` is the notebook while it runs, and when it fails.
     """
 
     def __init__(self, name: str, parameters: dict[str, Any] | None = None, out: Path | None = None):
@@ -81,7 +79,7 @@ class Job:
 
     @cached_property
     def fingerprint(self) -> str:
-        """One digest of all that decides the outputs: text, helpers, claims, package versions, parameters."""
+        """One digest of all that decides the outputs: text, helpers, claims, versions, parameters, archived runs."""
         parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
@@ -95,7 +93,7 @@ class Job:
 
     @cached_property
     def last(self) -> dict[str, Any]:
-        """What the last successful run left of itself: inputs, outputs, record, scale, seconds; or nothing."""
+        """What the last successful run left of itself: inputs, outputs, scale, seconds; or nothing."""
         try:
             notebook = nbformat.read(self.executed, as_version=4)
         except (OSError, ValueError, nbformat.reader.NotJSONError):
@@ -114,11 +112,8 @@ class Job:
         return f"{self.last['seconds']:g} s at scale {self.last['scale']}" if self.last else ""
 
     def is_current(self) -> bool:
-        """True if the executed notebook and its record are what these inputs gave, untouched since.
-
-        A run for so many hours is never current: whoever asks for it again wants its trainings to go on.
-        """
-        if self.parameters.get("hours") is not None or not self.last:
+        """True if the executed notebook and its record are what these inputs gave, untouched since."""
+        if self.parameters.get("hours") is not None or not self.last:  # whoever asks for hours wants to train on
             return False
         return self.last["untouched"] and self.last["inputs"] == self.fingerprint
 
@@ -159,17 +154,13 @@ def execute(job: Job) -> str:
     start = time.perf_counter()
     job.executed.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TS_RECORDS"] = str(job.records)
+    # papermill shows what it sets: only what differs from the page's own cell
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
     try:
-        notebook = papermill.execute_notebook(
-            expand(job.notebook),
-            job.partial,
-            parameters=changed,  # papermill shows what it sets: only what differs from the page's own cell
-            kernel_name="python3",
-            cwd=job.source.parent,
-            progress_bar={"desc": job.name, "unit": "cell", "leave": False, "disable": None},  # only on a terminal
-            stderr_file=SimpleNamespace(write=partial(tell, job.name), flush=sys.stderr.flush),
-        )
+        bar = dict(desc=job.name, unit="cell", leave=False, disable=None)  # only on a terminal
+        log = SimpleNamespace(write=partial(tell, job.name), flush=sys.stderr.flush)
+        where: dict[str, Any] = dict(kernel_name="python3", cwd=job.source.parent, progress_bar=bar, stderr_file=log)
+        notebook = papermill.execute_notebook(expand(job.notebook), job.partial, parameters=changed, **where)
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
@@ -185,8 +176,9 @@ def execute(job: Job) -> str:
         print(f"executed    {job.name}  {time.perf_counter() - start:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", f"{error.ename}: {error.evalue}")
-        return f"code cell {error.exec_count}: {plain}"
+        text = f"code cell {error.exec_count}: {error.ename}: {error.evalue}\n{''.join(error.traceback)}"
+        problem, *lines = re.sub(r"\x1b\[[0-9;]*m", "", text).split("\n")
+        return problem + next((f"\n            in {at[1]}" for line in lines if (at := ARROW.match(line))), "")
     except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
         return f"{type(error).__name__}: {error}"
 
@@ -227,11 +219,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
 
 
 def find(names: list[str]) -> list[str]:
-    """Return the names of the notebooks meant; all of them if none is.
-
-    Raises:
-        ValueError: one is unknown, naming those there are.
-    """
+    """Return the names of the notebooks meant, all if none is; ValueError if one is unknown, naming those there are."""
     files = [f.relative_to(NOTEBOOKS).with_suffix("").as_posix() for f in sorted(NOTEBOOKS.rglob("*.md"))]
     known = [name for name in files if "/." not in f"/{name}"]
     found = []
