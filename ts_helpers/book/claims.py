@@ -49,9 +49,7 @@ class Quantity:
         """The criterion for a reader, that of a rate in percent: ``at least 80 %``, ``between 0.5 and 2``."""
         rate = self.statistic == "rate"
         least, most = (f"{100 * end:g}\N{NO-BREAK SPACE}%" if rate else f"{end:g}" for end in self.range)
-        if self.criterion.startswith("in"):
-            return f"between {least} and {most}"
-        return f"at least {least}" if self.criterion.startswith(">") else f"at most {most}"
+        return {">": f"at least {least}", "<": f"at most {most}", "i": f"between {least} and {most}"}[self.criterion[0]]
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,7 @@ class Finding:
 
 @cache
 def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
-    """Read and check the book of claims, once.
-
-    Raises:
-        ValueError: an entry lacks a field, has one too many, or names an unknown statistic or criterion.
-    """
+    """Read the book of claims, once; ValueError if a field is missing or unknown, or a statistic or criterion is."""
     claims = {}
     for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
         _check_fields(f"claim {key}", entry, "paper chapter figure source claim min_seeds quantities")
@@ -134,10 +128,8 @@ def _check_fields(what: str, entry: dict[str, Any], names: str) -> None:
 def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     """Return the estimate and the ends of its 95 % interval: a seeded percentile bootstrap of 9,999 resamples.
 
-    A rate has the exact (Clopper-Pearson) interval: at 0 of n and n of n a bootstrap has no width.
-
-    Raises:
-        ValueError: no values, one that is not finite, or, for a rate, one that is neither 0 nor 1.
+    A rate has the exact (Clopper-Pearson) interval: at 0 of n and n of n a bootstrap has no width. No values, one that
+    is not finite, or, for a rate, is neither 0 nor 1, are a ValueError.
     """
     x = np.asarray(values, dtype=float).ravel()
     if x.size == 0 or not np.isfinite(x).all():
@@ -162,10 +154,7 @@ def judge(
     *reproduced*: every criterion holds for the whole interval; *not reproduced*: every one fails for it; *partly*:
     some hold and some fail; *inconclusive*: an interval straddles its criterion so that the verdict could go either
     way, a value is not finite, there are fewer seeds than the claim asks for, the scale is smoke, or the data is a
-    stand-in for the paper's: ``stand_in`` says what it is, and is not.
-
-    Raises:
-        ValueError: the claim is unknown, or the quantities are not the claim's.
+    stand-in for the paper's: ``stand_in`` says what it is, and is not. Unknown names are a ValueError.
     """
     claims = claims or read_claims()
     if claim_id not in claims:
@@ -180,7 +169,16 @@ def judge(
         note = "smoke scale: too small to tell"
     elif not note and fewest < claim.min_seeds:
         note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {claim.min_seeds}"
-    return Finding(claim_id, scale, "inconclusive" if note else _verdict([m.holds for m in measured]), measured, note)
+    verdict: Verdict = "not reproduced"
+    if note:
+        verdict = "inconclusive"
+    elif all(holds := [m.holds for m in measured]):
+        verdict = "reproduced"
+    elif True in holds and False in holds:
+        verdict = "partly"  # however an undecided one falls
+    elif None in holds:
+        verdict = "inconclusive"
+    return Finding(claim_id, scale, verdict, measured, note)
 
 
 def _measure(quantity: Quantity, values: ArrayLike) -> Measured:
@@ -189,14 +187,6 @@ def _measure(quantity: Quantity, values: ArrayLike) -> Measured:
         return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
     estimate, low, high = interval(x, quantity.statistic)
     return Measured(quantity.name, estimate, low, high, x.size, quantity.holds(low, high))
-
-
-def _verdict(holds: list[bool | None]) -> Verdict:
-    if all(holds):
-        return "reproduced"
-    if True in holds and False in holds:
-        return "partly"  # however an undecided one falls
-    return "inconclusive" if None in holds else "not reproduced"
 
 
 def describe(estimate: float, low: float, high: float, statistic: str) -> str:

@@ -36,24 +36,18 @@ def place(value: float, quantity: Quantity) -> float:
         half, within = (most - least) / 2, min(value - least, most - value)
         return within / half if within >= 0 else within / (half - within)
     edge, side = (least, 1) if np.isfinite(least) else (most, -1)
-    if value == edge:
+    end = (1.0 if quantity.statistic == "rate" else np.inf) if value > edge else (0.0 if edge > 0 else -np.inf)
+    side, distance = side if value > edge else -side, abs(value - edge)
+    if distance == 0:
         return 0.0
-    if value > edge:
-        end = 1.0 if quantity.statistic == "rate" else np.inf
-    else:
-        end, side = 0.0 if edge > 0 else -np.inf, -side
-    distance = abs(value - edge)
     return side * (distance / (distance + (abs(edge) or 1.0)) if np.isinf(end) else min(1, distance / abs(end - edge)))
 
 
 def span(measured: Measured, quantity: Quantity) -> tuple[float, float, float] | None:
-    """Return the places of an estimate and of the ends of its interval, lower first; None where nothing was measured.
-
-    Of a range, an interval that contains the middle reaches up to 1.
-    """
+    """Return the places of an estimate and of the ends of its interval, lower first; None where there is none."""
     if measured.estimate is None or measured.low is None or measured.high is None:
         return None
-    middle = float(np.clip(np.mean(quantity.range), measured.low, measured.high))
+    middle = float(np.clip(np.mean(quantity.range), measured.low, measured.high))  # it may be best within the interval
     ends = [place(value, quantity) for value in (measured.low, middle, measured.high)]
     return place(measured.estimate, quantity), min(ends), max(ends)
 
@@ -73,8 +67,7 @@ def svg(papers: Mapping[str, Group]) -> str:
 
 def draw(papers: Mapping[str, Group]) -> Figure:
     """Draw all claims in two columns, a paper never broken, and what was found on each: None before its chapter ran."""
-    columns = halves(papers)
-    height = max(map(rows, columns))
+    height = max(map(rows, columns := halves(papers)))
     inches = ABOVE + ROW * height + BELOW
     fig = Figure(figsize=(WIDTH, inches))
     fig.set_layout_engine("none")
@@ -126,7 +119,6 @@ def _row(ax: Axes, y: float, quantity: Quantity, finding: Finding | None, n: int
     if finding is None or places is None:
         ax.text(-1, y, "no value" if finding else "not run yet", size=7.5, va="center", color="0.35", style="italic")
         return
-    estimate, low, high = places
     look = LOOKS[finding.verdict]
-    ax.plot([low, high], [y, y], color=look["color"], lw=2, ls="-", solid_capstyle="butt")
-    ax.plot(estimate, y, ls="", clip_on=False, zorder=3, **MARK, **look)
+    ax.plot(places[1:], [y, y], color=look["color"], lw=2, ls="-", solid_capstyle="butt")
+    ax.plot(places[0], y, ls="", clip_on=False, zorder=3, **MARK, **look)

@@ -101,8 +101,8 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
     for claim in claims.values():
         finding, record = finding_of(claim, found), found.get(claim.chapter)
         verdict = finding.words if finding else "not run yet"
-        figure = f"{{numref}}`{claim.figure}`"
-        lists.setdefault(claim.chapter, []).append([claim.id, claim.claim, claim.source, figure, verdict])
+        row = [claim.id, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
+        lists[claim.chapter] = [*lists.get(claim.chapter, []), row]
         columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
         head = [claim.id, "criterion"]
         if record:
@@ -110,9 +110,8 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
             of = [record.archived, record.findings] if record.archived else [record.findings]
             columns += [estimates(claim, findings.get(claim.id), "–") for findings in of]
         made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**\n"
-    return made | {
-        name: table(["id", "claim", "in the paper", "our figure", "verdict"], r) for name, r in lists.items()
-    }
+    head = ["id", "claim", "in the paper", "our figure", "verdict"]
+    return made | {chapter: table(head, rows) for chapter, rows in lists.items()}
 
 
 def assumptions(names: list[str]) -> str:

@@ -14,9 +14,8 @@ SCALES = ("smoke", "book", "paper")
 class Parameter:
     """One line of a parameters cell, ``name = default  # rule; meaning``.
 
-    The rule is ``one of a, b, c``, a type and a range (``int in [1, inf)``, ``float in (0, 1]``), an existing file
-    with a suffix, ``file *.npy``, or an existing ``folder``. A default of None means "what the scale says", and is
-    always allowed.
+    The rule is ``one of a, b, c``, ``int in [1, inf)``, ``float in (0, 1]``, an existing file, ``file *.npy``, or an
+    existing ``folder``. A default of None means "what the scale says", and is always allowed.
     """
 
     name: str
@@ -30,14 +29,8 @@ class Parameter:
         return self.rule == "folder" or self.rule.startswith("file ")
 
     def check(self, value: Any) -> None:
-        """Refuse a value that breaks the rule.
-
-        Raises:
-            ValueError: naming the parameter, the rule and the value.
-        """
-        if value is None and self.default is None:
-            return
-        if not self._fits(value):
+        """Raise a ValueError that names parameter, rule and value, if it breaks the rule."""
+        if not ((value is None and self.default is None) or self._fits(value)):
             raise ValueError(f"{self.name} must be {self.rule}, got {value!r}")
 
     def _fits(self, value: Any) -> bool:
@@ -61,11 +54,7 @@ _RULE = r"one of [^;]+|folder|file \S+|(?:int|float) in [(\[][^;]+[)\]]"
 
 
 def read_parameters(cell: str) -> dict[str, Parameter]:
-    """Read the source of a parameters cell.
-
-    Raises:
-        ValueError: a line is not ``name = literal  # rule; meaning``, or a default breaks its own rule.
-    """
+    """Read a parameters cell; ValueError if a line is none of a `Parameter`, or a default breaks its own rule."""
     lines, found = cell.splitlines(), {}
     for node in ast.parse(cell).body:
         line = lines[node.lineno - 1]

@@ -59,11 +59,8 @@ class Record:
 def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding]) -> Path:
     """Write a record, with findings of this run and of the archived one, as a whole or not at all; return its folder.
 
-    ``made`` is how the results were made, notebook, scale, seed, parameters, settings, device and times; commit and
-    versions are added.
-
-    Raises:
-        ValueError: a variable has no ``long_name``, or a number no ``units``; records are for others to read.
+    ``made`` is how the results were made, to which commit and versions are added. A variable without ``long_name``, or
+    a number without ``units``, is a ValueError: records are for others to read.
     """
     for name, variable in results.variables.items():
         if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
@@ -75,13 +72,10 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
         results.to_netcdf(new / "results.nc", engine="h5netcdf")
         lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
         _write_json(new / "claims.json", lists)
-        code = {
-            "commit": _git("rev-parse", "HEAD") or "unknown",
-            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-            "packages": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            "sha256": {name: digest(new / name) for name in FILES[:2]},
-        }
-        _write_json(new / "provenance.json", made | code)
+        of_code = dict(commit=_git("rev-parse --verify HEAD") or "unknown", dirty=bool(_git("status --porcelain -uno")))
+        packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+        digests = {name: digest(new / name) for name in FILES[:2]}
+        _write_json(new / "provenance.json", made | of_code | {"packages": packages, "sha256": digests})
         if target.exists():  # whoever is killed between two renames finds no record, never a mixture of both
             target.rename(Path(folder, "old"))
         new.rename(target)
@@ -89,11 +83,7 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
 
 
 def load(path: Path) -> Record:
-    """Read the record in a folder, whole.
-
-    Raises:
-        ValueError: the folder has no record, or one that is truncated, changed or not ours.
-    """
+    """Read the record in a folder, whole; ValueError if there is none, or it is truncated, changed or not ours."""
     if missing := [name for name in FILES if not (path / name).is_file()]:
         raise ValueError(f"{path} is not a record: it has no {', '.join(missing)}")
     try:
@@ -113,11 +103,7 @@ def load(path: Path) -> Record:
 
 
 def archived(notebook: str) -> Record | None:
-    """Read the archived paper-scale results of a notebook; None if there are none.
-
-    Raises:
-        ValueError: one of the two files is missing, or they do not belong together.
-    """
+    """Read the archived paper-scale results of a notebook, if any; ValueError if the two files are no pair."""
     results, made = archive_files(notebook)
     if not results.exists() and not made.exists():
         return None
@@ -139,18 +125,16 @@ def archive(*records: Path) -> Path:
     what is archived of an arm for a new record of all its runs.
 
     Raises:
-        ValueError: a record is damaged, or not at paper scale; or they are of different notebooks, or several of them
-            whole runs, or of parts without the coordinates that they are joined along; or a single run has other
-            settings than what is archived of its arm, but for how many runs there are.
+        ValueError: a record is damaged, of another scale or notebook, one of several whole runs, a part without the
+            coordinates that it is joined along, or a single run of other settings than its arm's but for ``n_seeds``.
     """
     made = [load(path) for path in records]
     first = made[0].provenance
     for record, path in zip(made, records, strict=True):
         of, (only, run) = record.provenance, _part(record.provenance)
         if (of["notebook"], of["scale"]) != (first["notebook"], "paper"):
-            raise ValueError(
-                f"records must be of one notebook at scale paper, got {path} of {of['notebook']} at scale {of['scale']}"
-            )
+            got = f"{path} of {of['notebook']} at scale {of['scale']}"
+            raise ValueError(f"records must be of one notebook at scale paper, got {got}")
         if only is run is None:
             if len(made) == 1:
                 return _put(path / "results.nc", first)
@@ -168,21 +152,18 @@ def archive(*records: Path) -> Path:
         else:
             others = [_unlike(p, record.provenance) for p in parts if only is None or _part(p)[0] in (only, None)]
             if names := sorted(set().union(*others)):
-                raise ValueError(
-                    f"a single run must have the settings of what is archived of its arm, to be joined with it, got "
-                    f"others: {', '.join(names)}; run it with those, or all runs of the arm with the new ones"
-                )
+                how = f"{', '.join(names)}; run it with those, or all runs of the arm with the new ones"
+                raise ValueError(f"a single run must have the settings archived of its arm, got others: {how}")
             parts = [part for part in parts if _part(part) != (only, run)]
-            how: dict[str, Any] = dict(data_vars="minimal", coords="minimal", compat="equals", join="outer")
+            join: dict[str, Any] = dict(data_vars="minimal", coords="minimal", compat="equals", join="outer")
             for arm, new in _arms(record.results).items():
                 before = [arms[arm].drop_sel(seed=[run], errors="ignore")] if arm in arms else []
-                arms[arm] = xr.concat([*before, new], "seed", **how).sortby("seed")
+                arms[arm] = xr.concat([*before, new], "seed", **join).sortby("seed")
         parts = [*parts, record.provenance]
     joined = xr.concat(arms.values(), "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
-    shared = {which: first[which] | dict.fromkeys(PART) for which in ("parameters", "settings")} | {
-        "seconds": round(sum(part["seconds"] for part in parts), 1),
-        "parts": sorted(parts, key=lambda part: repr(_part(part))),
-    }
+    shared = {which: first[which] | dict.fromkeys(PART) for which in ("parameters", "settings")}
+    shared["seconds"] = round(sum(part["seconds"] for part in parts), 1)
+    shared["parts"] = sorted(parts, key=lambda part: repr(_part(part)))
     with tempfile.TemporaryDirectory() as folder:
         joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
         return _put(Path(folder) / "results.nc", first | shared)
@@ -222,13 +203,9 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _git(*words: str) -> str:
+def _git(words: str) -> str:
     """Return what git says of the project, or nothing where there is no git."""
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+    return subprocess.run(f"git {words}", shell=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -164,16 +164,12 @@ def execute(job: Job) -> str:
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
-        notebook.metadata["ts"] = {
-            "source": job.source.relative_to(ROOT).as_posix(),
-            "inputs": job.fingerprint,
-            "outputs": job.outputs(notebook),
-            "scale": job.parameters.get("scale", job.declared["scale"].default),
-            "seconds": round(time.perf_counter() - start, 1),
-        }
+        scale, seconds = job.parameters.get("scale", job.declared["scale"].default), time.perf_counter() - start
+        made = dict(inputs=job.fingerprint, outputs=job.outputs(notebook), scale=scale, seconds=round(seconds, 1))
+        notebook.metadata["ts"] = made
         nbformat.write(notebook, job.partial)
         os.replace(job.partial, job.executed)
-        print(f"executed    {job.name}  {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
         text = f"code cell {error.exec_count}: {error.ename}: {error.evalue}\n{''.join(error.traceback)}"
@@ -234,10 +230,8 @@ def find(names: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, or 1 if a notebook failed or is out of date, 2 if refused, 130 if interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ts_helpers.run",
-        description="Execute the book's notebooks; those whose inputs have not changed are skipped.",
-    )
+    said = "Execute the book's notebooks; those whose inputs have not changed are skipped."
+    parser = argparse.ArgumentParser(prog="python -m ts_helpers.run", description=said)
     add = parser.add_argument
     add("notebooks", nargs="*", metavar="NOTEBOOK", help="matsuki2018/oscillator or its file; default: all")
     add("--scale", choices=SCALES, help="the same as -p scale S; default: book")
