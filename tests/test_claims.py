@@ -138,12 +138,12 @@ def test_unknown_claim_or_quantity_is_refused_by_name(tmp_path):
 
 
 def test_malformed_book_of_claims_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="claim X1 must have at least one quantity"):
+    with pytest.raises(ValueError, match="claim X1: there must be at least one quantity"):
         book_of(tmp_path)
-    with pytest.raises(ValueError, match=r"statistic of X1\.a must be rate, mean or median, got 'mode'"):
+    with pytest.raises(ValueError, match=r"claim X1: the statistic of a must be rate, mean or median, got 'mode'"):
         book_of(tmp_path, a=("mode", ">= 0.9"))
     (tmp_path / "claims.yml").write_text("X1: {paper: p}")
-    with pytest.raises(ValueError, match="claim X1 must have the fields .*, got paper"):
+    with pytest.raises(ValueError, match="claim X1: .* missing .*'chapter'"):
         read_claims(tmp_path / "claims.yml")
 
 

@@ -6,7 +6,7 @@ What is drawn is in `figures`, what a claim asks for in `claims`, how a record i
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -54,12 +54,8 @@ class Chapter:
         settings: by name, a tuple with the values at the scales smoke, book and paper, or anything else for one value
             at all; a parameter of that name that is not None takes its place.
 
-    Attributes:
-        settings, scale, seed, device, name: of this run.
-        checkpoints: folder from which an interrupted training goes on.
-
-    Raises:
-        ValueError: an unknown scale or device, or a tuple of another length.
+    ``settings``, ``scale``, ``seed`` and ``device`` are those of this run, ``checkpoints`` is the folder from which an
+    interrupted training goes on. An unknown scale or device, or a tuple of another length, is a ValueError.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], *, auto: str = "cuda", **settings: Any):
@@ -106,16 +102,14 @@ class Chapter:
         if recorded:
             runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
 
-        def judged(of: xr.Dataset, scale: str) -> list[claims.Finding]:
-            made = []
+        def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
                 named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
                 values = {name: quantity(of) for name, quantity in named.items()}
-                made.append(claims.judge(claim, values, scale, stand_in=stand_in(of, claim)))
-            return made
+                yield claims.judge(claim, values, scale, stand_in=stand_in(of, claim))
 
-        live = judged(results, self.scale)
-        archived = judged(recorded.results, "paper") if recorded else []
+        live = [*judged(results, self.scale)]
+        archived = [*judged(recorded.results, "paper")] if recorded else []
         told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
         for found, suffix in ((live, "-live"), (archived or live, "")):
             for finding in found:
@@ -130,12 +124,9 @@ class Chapter:
         return self.found
 
     def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
-        """Save the record of what was judged, and remove the checkpoints.
+        """Save the record of what was judged, or of ``results``, and remove the checkpoints if ``whole`` is trained.
 
-        Args:
-            results: what is saved, where not all of what was judged is, or nothing was judged.
-            trained: seconds that all trainings took, those of an earlier, interrupted run included.
-            whole: whether nothing is left to train; else the checkpoints stay.
+        ``trained`` are the seconds that all trainings took, those of an earlier, interrupted run included.
         """
         device = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU"
         made = dict(notebook=self.name, scale=self.scale, seed=self.seed, device=device, start=self.start)
@@ -176,13 +167,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markdown:
 
 
 def torch_device(name: str, auto: str = "cuda") -> torch.device:
-    """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU.
-
-    On CUDA, products are taken in float32: TF32, which libraries may use in its place, has 10 bits to the mantissa.
-
-    Raises:
-        ValueError: the name is none of auto, cpu, cuda; or cuda is asked for and there is none.
-    """
+    """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
@@ -190,7 +175,7 @@ def torch_device(name: str, auto: str = "cuda") -> torch.device:
     if name == "auto":
         name = auto if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False  # it has 10 bits to the mantissa: products are to be in float32
     return torch.device(name)
 
 

@@ -31,6 +31,11 @@ class Quantity:
     statistic: str
     criterion: str
 
+    def __post_init__(self) -> None:
+        if self.statistic not in ("rate", *STATISTICS):
+            raise ValueError(f"the statistic of {self.name} must be rate, mean or median, got {self.statistic!r}")
+        self.range  # noqa: B018  (refuses a malformed one now, not after hours of training)
+
     @cached_property
     def range(self) -> tuple[float, float]:
         """The values that meet the criterion, ends included; ValueError, if it is none of the three forms."""
@@ -106,23 +111,14 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """Read the book of claims, once; ValueError if a field is missing or unknown, or a statistic or criterion is."""
     claims = {}
     for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
-        _check_fields(f"claim {key}", entry, "paper chapter figure source claim min_seeds quantities")
-        if not entry["quantities"]:
-            raise ValueError(f"claim {key} must have at least one quantity")
-        quantities = []
-        for name, q in entry["quantities"].items():
-            _check_fields(f"quantity {key}.{name}", q, "meaning statistic criterion")
-            if q["statistic"] not in ("rate", *STATISTICS):
-                raise ValueError(f"statistic of {key}.{name} must be rate, mean or median, got {q['statistic']!r}")
-            quantities.append(Quantity(name, **q))
-            quantities[-1].range  # noqa: B018  (refuses a malformed one now, not after hours of training)
-        claims[key] = Claim(id=key, **entry | {"quantities": tuple(quantities)})
+        try:
+            quantities = tuple(Quantity(name, **of) for name, of in entry.pop("quantities", {}).items())
+            claims[key] = Claim(id=key, **entry, quantities=quantities)
+            if not quantities:
+                raise ValueError("there must be at least one quantity")
+        except (TypeError, ValueError) as error:  # a field too many or too few is a TypeError that names it
+            raise ValueError(f"claim {key}: {error}") from None
     return claims
-
-
-def _check_fields(what: str, entry: dict[str, Any], names: str) -> None:
-    if set(entry) != set(names.split()):
-        raise ValueError(f"{what} must have the fields {names}, got {' '.join(entry)}")
 
 
 def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
@@ -135,8 +131,8 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"values must be finite numbers, at least one, got {x.size}")
     if statistic == "rate":
-        if not np.isin(x, (0, 1)).all():
-            raise ValueError(f"values of a rate must be 0 or 1, got {x[~np.isin(x, (0, 1))][0]:g}")
+        if (wrong := x[(x != 0) & (x != 1)]).size:
+            raise ValueError(f"values of a rate must be 0 or 1, got {wrong[0]:g}")
         ends = scipy.stats.binomtest(int(x.sum()), x.size).proportion_ci(CONFIDENCE, method="exact")
         return x.sum().item() / x.size, float(ends.low), float(ends.high)
     if x.size == 1:
@@ -191,9 +187,8 @@ def _measure(quantity: Quantity, values: ArrayLike) -> Measured:
 
 def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     """Return an estimate and its interval for a reader: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
-    text = f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
-    if statistic == "rate":
-        text = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    percent = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    text = percent if statistic == "rate" else f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 

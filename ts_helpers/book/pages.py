@@ -106,9 +106,10 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
         columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
         head = [claim.id, "criterion"]
         if record:
-            head += ["recorded", "this run"] if record.archived else ["measured"]
-            of = [record.archived, record.findings] if record.archived else [record.findings]
-            columns += [estimates(claim, findings.get(claim.id), "–") for findings in of]
+            both = {"recorded": record.archived, "this run": record.findings}
+            for title, of in both.items() if record.archived else [("measured", record.findings)]:
+                head.append(title)
+                columns.append(estimates(claim, of.get(claim.id), "–"))
         made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**\n"
     head = ["id", "claim", "in the paper", "our figure", "verdict"]
     return made | {chapter: table(head, rows) for chapter, rows in lists.items()}
@@ -198,8 +199,8 @@ def main() -> int:
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)
         return 1
-    groups = {title: [(c, finding_of(c, found)) for c in mine] for title, mine in by_paper(claims).items()}
-    made["verdicts.svg"] = forest_plot.svg(groups)
+    papers = by_paper(claims).items()
+    made["verdicts.svg"] = forest_plot.svg({title: [(c, finding_of(c, found)) for c in mine] for title, mine in papers})
     made |= {f"claims/{name}.md": page for name, page in fragments(claims, found).items()}
     for name, page in made.items():
         (PAGES / name).parent.mkdir(parents=True, exist_ok=True)

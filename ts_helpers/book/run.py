@@ -108,8 +108,8 @@ class Job:
 
     @property
     def ran(self) -> str:
-        """How long the last run took, and at which scale; empty if there was none."""
-        return f"{self.last['seconds']:g} s at scale {self.last['scale']}" if self.last else ""
+        """How long the last run took, and at which scale."""
+        return "last run {seconds:g} s at scale {scale}".format(**self.last) if self.last else "not run yet"
 
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
@@ -243,8 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
     parameters = {name: read_value(value) for name, value in options.given}
-    if options.scale:
-        parameters["scale"] = options.scale
+    parameters |= {"scale": options.scale} if options.scale else {}
     if options.archive and parameters.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {parameters.get('scale', 'book')}")
     if options.jobs < 1:
@@ -258,14 +257,14 @@ def main(argv: list[str] | None = None) -> int:
         if options.list:
             for job in jobs:
                 lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
-                print(f"{job.name}  ({f'last run {job.ran}' if job.ran else 'not run yet'})", *lines, "", sep="\n")
+                print(f"{job.name}  ({job.ran})", *lines, "", sep="\n")
             return 0
     except ValueError as error:
         parser.error(str(error))
     todo = [job for job in jobs if not job.is_current()]
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
-        print(f"{word} {job.name}" + f", last time {job.ran}" * bool(job in todo and job.ran), flush=True)
+        print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
     if options.check:
         return int(bool(todo))
     try:
