@@ -128,25 +128,17 @@ def plain_loop(network, batches, optimizer, lr, tau_scale=1.0, clip_norm=None, n
     return losses
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        dict(),
-        dict(optimizer="rmsprop"),
-        dict(clip_norm=0.05, norm_type=2.0),
-        dict(clip_norm=0.02, norm_type=math.inf, tau_scale=10.0),
-        dict(clip_norm=1e6, tau_scale=10.0),
-        dict(tau_scale=100.0, bound=1.5),
-    ],
-    ids=str,
-)
+PLAIN = [dict(), dict(optimizer="rmsprop"), dict(clip_norm=0.05, norm_type=2.0), dict(tau_scale=100.0, bound=1.5)]
+PLAIN += [dict(clip_norm=0.02, norm_type=math.inf, tau_scale=10.0), dict(clip_norm=1e6, tau_scale=10.0)]
+
+
+@pytest.mark.parametrize("how", PLAIN, ids=str)
 @pytest.mark.parametrize("n", [1, 3])
 def test_networks_learn_as_in_a_plain_loop_of_torch(how, n):
     networks, plain, data = networks_of(n), networks_of(n), data_of(n)
     mine = {key: how[key] for key in ("clip_norm", "norm_type", "optimizer") if key in how}
-    mine |= dict(
-        lr_scale={TAU: how.get("tau_scale", 1.0)}, lower_bounds={TAU: how["bound"]} if "bound" in how else None
-    )
+    mine |= dict(lr_scale={TAU: how.get("tau_scale", 1.0)})
+    mine |= dict(lower_bounds={TAU: how["bound"]}) if "bound" in how else {}
     history = fit(networks, loss, data, epochs=25, lr=0.02, metrics=METRICS, **mine)
     for i, network in enumerate(plain):
         expected = plain_loop(network, 25 * [[t[i] for t in data]], **dict(optimizer="adam", lr=0.02) | how)
@@ -538,6 +530,7 @@ def carried(**how):
     return alone(Carrying(), data=turning, patience=4, clip_norm=0.5, n_steps=100, **how)
 
 
+WRONG = [data_of(3)[0], torch.tensor([0, math.nan, 1]).view(3, 1, 1).expand(3, 6, 2)]
 WAYS = {
     "stack": lambda **how: stacked(**STACK, **how),
     "minibatches": lambda **how: stacked(batch_size=2, shuffle_seed=7, patience=3, **how),
@@ -546,9 +539,7 @@ WAYS = {
     "alone": lambda **how: alone(optimizer="adam", lr_patience=1, lr=0.5, **how),
     "carried": carried,
     "diverged": lambda **how: alone(data=wild, **how),
-    "wrong": lambda **how: stacked(
-        data=[data_of(3)[0], torch.tensor([0, math.nan, 1]).view(3, 1, 1).expand(3, 6, 2)], **how
-    ),
+    "wrong": lambda **how: stacked(data=WRONG, **how),
     "norms": norms,
     "normed": lambda **how: alone(Normed(0), data=turning, n_steps=60, stop_below=0.1, **how),
 }
@@ -598,32 +589,17 @@ def test_training_that_was_out_of_time_goes_on_to_the_same_bits(way, tmp_path, m
     same(WAYS[way](checkpoint=tmp_path), whole)
 
 
-def test_every_stack_has_its_own_checkpoint(tmp_path, minutes, killing, small):
-    small(2)
-    whole = stacked()
-    killing.done, killing.at = [], 5
-    with pytest.raises(Killed):
-        stacked(checkpoint=tmp_path)
-    assert killing.done == list(range(5))
-    killing.at = None
-    same(stacked(checkpoint=tmp_path), whole)
-    assert killing.done == [*range(12), *range(12)] and len(list(tmp_path.glob("*.pt"))) == 2
-
-
 def other_tau(network, x, y):
     return 2 / network.cell.alpha
 
 
-CHANGES = [dict(epochs=13), dict(epochs=None, n_steps=12), dict(lr=0.01), dict(lr_scale={TAU: [1, 0, 4]})]
-CHANGES += [dict(lower_bounds={TAU: 1.4}), dict(clip_norm=0.2), dict(clip_norm=0.2, norm_type=math.inf)]
-CHANGES += [
-    dict(optimizer="rmsprop"),
-    dict(eval_interval=4),
-    dict(data=data_of(3, seed=1)),
-    dict(metrics={"loss": loss}),
-]
-CHANGES += [dict(metrics={"loss": loss, "tau": other_tau}), dict(batch_size=3), dict(batch_size=3, shuffle_seed=8)]
-CHANGES += [dict(eval_data=data_of(3, seed=2)), dict(lr_patience=2), dict(metrics={"loss": loss})]
+CHANGES = [
+    dict(epochs=13), dict(epochs=None, n_steps=12), dict(lr=0.01), dict(lr_scale={TAU: [1, 0, 4]}),
+    dict(lower_bounds={TAU: 1.4}), dict(clip_norm=0.2), dict(clip_norm=0.2, norm_type=math.inf), dict(lr_patience=2),
+    dict(optimizer="rmsprop"), dict(eval_interval=4), dict(batch_size=3), dict(batch_size=3, shuffle_seed=8),
+    dict(data=data_of(3, seed=1)), dict(eval_data=data_of(3, seed=2)), dict(metrics={"loss": loss}),
+    dict(metrics={"loss": loss, "tau": other_tau}),
+]  # fmt: skip
 OF_ONE = [dict(n_steps=41), dict(stop_below=0.1), dict(data=turning), dict(eval_data=batch(9)), dict(loss=furthest)]
 OTHERS = [*((stacked, change) for change in CHANGES), *((alone, change) for change in OF_ONE)]
 

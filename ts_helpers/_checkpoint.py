@@ -58,8 +58,7 @@ class Identity:
             case torch.Generator():
                 held = [value.get_state()]
             case types.CodeType():
-                held = [value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_argcount]
-                held += value.co_consts
+                held = [value.co_code, value.co_names, value.co_freevars, value.co_argcount, *value.co_consts]
             case types.FunctionType():
                 held = [value.__defaults__, value.__kwdefaults__, *(c.cell_contents for c in value.__closure__ or ())]
                 if self._foreign(value.__module__):

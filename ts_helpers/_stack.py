@@ -13,8 +13,7 @@ from ts_helpers._checkpoint import Identity
 Metric = Callable[..., Tensor]
 PerNetwork = float | Sequence[float] | Tensor
 
-STATES = 8  # arrays (time, batch, units) that a network keeps for its backward pass; it has no more units than the
-# square root of its parameters
+STATES = 8  # arrays (time, batch, units) kept for the backward pass, units at most the square root of the parameters
 
 
 def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[str, str]:
@@ -25,10 +24,9 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
     for number, network in enumerate(nets if len(nets) > 1 else ()):
         for path, module in network.named_modules():
             if isinstance(module, nn.RNNBase):
-                raise ValueError(
-                    f"torch cannot run {path or 'the network'}, an nn.{type(module).__name__}, for several networks at "
-                    "once: call fit for each network by itself, or build it of a cell and `cells.unroll`"
-                )
+                what = f"{path or 'the network'}, an nn.{type(module).__name__}, for several networks at once"
+                how = "call fit for each network by itself, or build it of a cell and `cells.unroll`"
+                raise ValueError(f"torch cannot run {what}: {how}")
         for path, tensor in (*network.named_parameters(), *network.named_buffers()):
             owner = owners.setdefault(tensor.data_ptr() or id(tensor), number)
             if owner != number:
@@ -36,10 +34,8 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
         other = identity.network(network)
         path = next((path for path in {**first, **other} if first.get(path) != other.get(path)), None)
         if path:
-            raise ValueError(
-                "networks must be of one architecture and differ in nothing but parameters and buffers: number "
-                f"{number} differs from the first in {path!r}; train it apart, or make that a buffer"
-            )
+            got = f"number {number} differs from the first in {path!r}; train it apart, or make that a buffer"
+            raise ValueError(f"networks must be of one architecture, all but parameters and buffers equal: {got}")
     return first
 
 
@@ -52,13 +48,12 @@ class Stack:
     def __init__(self, networks: Sequence[nn.Module], alone: bool = False):
         self.networks, self.alone = networks, alone
         self.dim = 1 if alone else 2  # of sequences in data
-        named = dict(networks[0].named_parameters())
-        self.names, self.shapes = list(named), [value.shape for value in named.values()]
-        self.sizes = [shape.numel() for shape in self.shapes]
         self.parameters = [list(network.parameters()) for network in networks]
+        self.names, first = [name for name, _ in networks[0].named_parameters()], self.parameters[0]
+        self.shapes, self.sizes = [p.shape for p in first], [p.numel() for p in first]
         self.values = torch.stack([torch.cat([p.detach().flatten() for p in each]) for each in self.parameters])
-        fixed = [torch.cat([p.new_full((p.numel(),), not p.requires_grad) for p in each]) for each in self.parameters]
-        self.trainable = torch.stack(fixed) == 0
+        learned = [torch.cat([p.new_full((p.numel(),), p.requires_grad) for p in each]) for each in self.parameters]
+        self.trainable = torch.stack(learned)
         several = [] if alone else [dict(network.named_buffers()) for network in networks]
         self.stacked = {key: torch.stack([each[key].detach() for each in several]) for key in (*several, {})[0]}
         self.base = networks[0] if alone else _Call(networks[0])
@@ -71,11 +66,10 @@ class Stack:
     def footprint(self, data: Sequence[Tensor], batch_size: int | None) -> float:
         """Return about how many bytes a step of one network takes: minibatch, states, and the optimiser's numbers."""
         size, numbers = self.values.shape[1], 4.0 * self.values.shape[1]
-        for i, tensor in enumerate(data):
+        for tensor in data:
+            states = STATES * math.sqrt(size) * math.prod(tensor.shape[1:3]) if tensor is data[0] else 0.0
             share = 1.0 if batch_size is None or tensor.ndim < 3 else batch_size / tensor.shape[2]
-            numbers += share * tensor[0].numel()
-            if i == 0:  # time and batch, if it has them
-                numbers += share * math.prod(tensor.shape[1:3]) * STATES * math.sqrt(size)
+            numbers += share * (tensor[0].numel() + states)
         return numbers * self.values.element_size()
 
     def column(self, value: PerNetwork, what: str) -> Tensor:
@@ -101,30 +95,23 @@ class Stack:
         if self.alone:
             return function(self.base, *data)[None]
         parts = self.values.split(self.sizes, 1)
-        parameters = {
-            f"network.{name}": part.unflatten(1, shape) if shape else part[:, 0]
-            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
-        buffers = {f"network.{name}": buffer for name, buffer in self.buffers.items()}
+        shaped = zip(self.names, parts, self.shapes, strict=True)
+        tensors = {name: part.unflatten(1, shape) if shape else part[:, 0] for name, part, shape in shaped}
+        tensors = {f"network.{name}": tensor for name, tensor in (tensors | self.buffers).items()}
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
-            return functional_call(self.base, (parameters, buffers), (function, *data))
+        def one(tensors: dict[str, Tensor], data: tuple[Tensor, ...]) -> Tensor:
+            return functional_call(self.base, tensors, (function, *data))
 
-        return torch.vmap(one)(parameters, buffers, tuple(data))
+        return torch.vmap(one)(tensors, tuple(data))
 
     def gradient(self, loss: Metric, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the losses (networks,) and their gradients (networks, numbers)."""
-        if self.alone:
-            losses, (parameters,) = self.measure(loss, data), self.parameters
-            learned = [p for p in parameters if p.requires_grad]
-            grads = iter(torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True))
-            each = [next(grads) if p.requires_grad else p.detach() for p in parameters]
-            return losses.detach(), torch.cat([grad.flatten() for grad in each])[None]
-        p = self.values.requires_grad_(True)
-        losses = self.measure(loss, data)
-        (grad,) = torch.autograd.grad(losses.sum(), p)
-        p.requires_grad_(False)
-        return losses.detach(), grad
+        parameters = self.parameters[0] if self.alone else [self.values.requires_grad_(True)]
+        losses, learned = self.measure(loss, data), [p for p in parameters if p.requires_grad]
+        grads = iter(torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True))
+        each = [next(grads) if p.requires_grad else p.detach() for p in parameters]
+        self.values.requires_grad_(False)
+        return losses.detach(), torch.cat([grad.flatten() for grad in each])[None] if self.alone else each[0]
 
     def write_back(self, values: Tensor, buffers: Mapping[str, Tensor]) -> None:
         """Put rows and buffers into the networks; in place, but for buffers whose shape has changed."""

@@ -10,7 +10,7 @@ tensor, and a number can be assigned to it.
 import copy
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,15 +20,10 @@ from torch.nn.utils import parametrize
 from ts_helpers.engine import compiled
 from ts_helpers.timescales import Dial, set_dial
 
-
-class Cell(Protocol):
-    """What `unroll` needs of a cell; ``activity(state)``, if it has one, maps states (..., state) to what is read."""
-
-    def __call__(self, x: Tensor, state: Tensor) -> Tensor:
-        """Map x (batch, input) and a state (batch, hidden) to the next state."""
-
-    def initial_state(self, x: Tensor) -> Tensor:
-        """Return the state before the first step, for an input x (batch, input)."""
+Cell = (
+    Any  # a module that maps x (batch, input) and a state (batch, state) to the next state, and ``initial_state(x)``,
+)
+# the state before the first step; ``activity(state)``, if it has one, maps states (..., state) to what is read
 
 
 def unroll(
@@ -121,8 +116,8 @@ class MTRNNCell(nn.Module):
         h^k_t = (1 - \alpha_k) h^k_{t-1} + \alpha_k \big( L^k d^{k-1} + S^k d^k_{t-1} + H^k d^{k+1}_{t-1} + b^k \big),
         \qquad d^k = \tanh(h^k), \quad \alpha_k = 1 / \tau_k
 
-    with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the
-    layers' side by side, lowest first.
+    with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the layers'
+    side by side, lowest first.
 
     Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of the layer below a layer
     receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the new one,
@@ -318,10 +313,8 @@ class LeakyRNNCell(RNNCell):
 
     .. math:: h_t = (1 - \alpha) \odot h_{t-1} + \alpha \odot \tanh(U x_t + W h_{t-1} + b)
 
-    The units of `CTRNNCell` have their tanh elsewhere, between a state and what other units receive of it.
-
-    Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha, shared by all units, as a number is; their
-    experiments have one a unit (Section 3), as a tensor has. Weights as in `RNNCell`.
+    Source: Tallec & Ollivier (2018), Eq. 5, which has one alpha, shared by all units; their experiments have one a unit
+    (Section 3). Weights as in `RNNCell`. `CTRNNCell` has its tanh between states and what others receive.
     """
 
     alpha: Any

@@ -68,12 +68,12 @@ def fit(
 
     Many are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run under
     `torch.func.vmap`; one alone is called as in any loop of PyTorch. Modules are in training mode for steps, in
-    evaluation mode for metrics. A network whose loss or gradient is not finite keeps its parameters from then on.
-    What cannot be trained (together), data that do not fit, and settings out of range raise a ValueError.
+    evaluation mode for metrics. A network whose loss or gradient is not finite keeps its parameters from then on. What
+    cannot be trained (together), data that do not fit, and settings out of range raise a ValueError.
 
     Args:
-        networks: one, or a sequence of networks that differ in nothing but parameters and buffers.
-        loss: ``loss(network, *data)``, a scalar, of one network.
+        networks, loss: one, or a sequence that differ in nothing but parameters and buffers; ``loss(network, *data)``
+            is a scalar, of one network.
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
             0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
         epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
@@ -84,8 +84,8 @@ def fit(
             network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
         lower_bounds: by name of parameter, the least value it is set back to after each step (projection).
         clip_norm, norm_type: to which norm, of type 2 or ``math.inf``, a network's longer gradient is scaled down.
-        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient; of data, the
-            loss alone, if not given.
+        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient; of data, the loss
+            alone, if not given.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
         patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
             to be left, however its training ended, as it was at the first evaluation that had the least.
@@ -130,10 +130,8 @@ def fit(
     least = rows.spread(lower_bounds or {}, -math.inf)
     how = dict(batch_size=batch_size, shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
     plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
-    settled = ""
-    if checkpoint:
-        functions = identity.of([loss, metrics, data if made else None])
-        settled = repr([plan, described, functions, identity.sources(), torch.__version__])
+    functions = identity.of([loss, metrics, data if made else None])
+    settled = repr([plan, described, functions, identity.sources() if checkpoint else "", torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
     size = max(AT_ONCE, NUMBERS // rows.values.shape[1])
     if not rows.alone:
@@ -153,8 +151,8 @@ def fit(
         if checkpoint:
             decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
             file = checkpoint / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
-        which = f" {start // size + 1}/{-(-len(nets) // size)}" if size < len(nets) else ""
-        found.append(run.go(file, until, name + which))
+        which = f"{name} {start // size + 1}/{-(-len(nets) // size)}"
+        found.append(run.go(file, until, which.removesuffix(" 1/1")))
     joined = {key: np.concatenate([each.metrics[key] for each in found]) for key in metrics}
     diverged, taken = (np.concatenate([getattr(each, key) for each in found]) for key in ("diverged", "n_steps"))
     return History(found[0].at, found[0].unit, joined, diverged, taken, sum(each.seconds for each in found))

@@ -1,25 +1,15 @@
 r"""Where a leak rate comes from, four dials, and where gates start, chrono starts; the cells are in `cells`.
 
-A leaky unit replaces the fraction ``alpha = dt / tau`` of its state in one step. A dial maps the raw number
-that the optimiser moves to ``alpha``, and back:
+A leaky unit replaces the fraction ``alpha = dt / tau`` of its state in one step. A dial, `Clamped`, `Direct`, `LogTau`
+or `Gate`, maps the raw number that the optimiser moves, tau, alpha, log tau or a gate's bias, to ``alpha``, and back.
+`set_dial` attaches it; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw number to the one
+that gives 0.3. Fixed or learned is its ``requires_grad``; shared, per layer or per unit its shape.
 
-=========  =================  ==========================  ============
-dial       raw number         alpha                       used by
-=========  =================  ==========================  ============
-Clamped    tau, in steps      1 / max(tau, 1)             Benureau & Tani (2018)
-Direct     alpha              the raw number              Quax et al. (2020)
-LogTau     T = log tau        dt * exp(-T)                Matsuki & Shibata (2018)
-Gate       a gate's bias b    sigmoid(b)                  Tallec & Ollivier (2018)
-=========  =================  ==========================  ============
-
-`set_dial` attaches a dial; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw number to the
-one that gives 0.3. Fixed or learned is its ``requires_grad``; shared, per layer or per unit its shape.
-
-A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that the
-unit forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_`, of Tallec &
-Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``: the forget gate of an LSTM to b and its input gate
-to -b; the update gate of a GRU to b, since torch's z multiplies the old state; a tensor, the bias of the g of their
-Eq. 10, to -b, since g multiplies the new state.
+A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that the unit
+forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_`, of Tallec &
+Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``: the forget gate of an LSTM to b and its input gate to
+-b; the update gate of a GRU to b, since torch's z multiplies the old state; a tensor, the bias of the g of their Eq.
+10, to -b, since g multiplies the new state.
 """
 
 import math
@@ -31,10 +21,9 @@ from torch.nn.utils import parametrize
 
 
 class Dial(nn.Module):
-    """Checks and broadcasts what is assigned to ``alpha``.
+    """Checks and broadcasts what is assigned to ``alpha``; ``forward`` maps raw to alpha, ``inverse`` back.
 
-    Subclasses give ``forward`` (raw to alpha), ``inverse``, and the open interval ``limits`` for alpha, ``closed``
-    where its upper end belongs to it.
+    Alpha can be set in the open interval ``limits``, to whose upper end too where it is ``closed``.
     """
 
     limits, closed = (0.0, 2.0), False
@@ -85,9 +74,7 @@ class Clamped(Dial):
         """Map tau (steps) to alpha."""
         return 1 / tau.clamp(min=self.floor)
 
-    def inverse(self, alpha: Tensor) -> Tensor:
-        """Map alpha to tau (steps)."""
-        return 1 / alpha
+    inverse = staticmethod(torch.reciprocal)
 
 
 class Direct(Dial):
@@ -136,14 +123,7 @@ class Gate(Dial):
     """
 
     limits = (0.0, 1.0)
-
-    def forward(self, b: Tensor) -> Tensor:
-        """Map the bias b to alpha."""
-        return torch.sigmoid(b)
-
-    def inverse(self, alpha: Tensor) -> Tensor:
-        """Map alpha to the bias b."""
-        return torch.logit(alpha)
+    forward, inverse = staticmethod(torch.sigmoid), staticmethod(torch.logit)
 
 
 def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
@@ -195,9 +175,9 @@ def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, gen
 
     .. math:: b \sim \log(\mathcal{U}([T_{\min}, T_{\max}]) - 1)
 
-    Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM,
-    :math:`b_f \sim \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is
-    not finite, or not ``1 < T_min < T_max``, raises a ValueError; gates are refused as by `set_gate_bias_`.
+    Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM, :math:`b_f \sim
+    \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is not finite, or
+    not ``1 < T_min < T_max``, raises a ValueError; gates are refused as by `set_gate_bias_`.
     """
     if not 1 < T_min < T_max < math.inf:
         raise ValueError(f"T_min and T_max must be finite with 1 < T_min < T_max, got {T_min=}, {T_max=}")

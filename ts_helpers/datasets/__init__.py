@@ -1,6 +1,6 @@
 """Data that the chapters draw, read or download, one small module a family; no network and no training is here.
 
-An argument that is out of the range its docstring gives, or a size below 1, is refused with a ValueError.
+Arguments out of the range that a docstring gives, sizes below 1 and files that are not as asked raise a ValueError.
 """
 
 from pathlib import Path

@@ -19,11 +19,11 @@ def copying(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, 
     """Ten symbols, a pause of T steps that ends with the signal, and the symbols as targets.
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "remembering an input sequence for exactly T timesteps",
-    which lie between the last symbol and the first target; each symbol is the target ``T + 10`` steps after its input.
+    which lie between the last symbol and the first target.
 
     Returns:
-        x: (time, sequences), ``T + 20`` steps: 10 symbols, T - 1 dummies, the signal, 10 dummies.
-        y: the same shape: T + 10 dummies, then the symbols. Guessing these scores ``memoryless(T + 20)``.
+        x, y: (time, sequences), ``T + 20`` steps: x has 10 symbols, T - 1 dummies, the signal, 10 dummies, and y T + 10
+            dummies, then the symbols. Guessing these scores ``memoryless(T + 20)``.
     """
     at_least(1, T=T, n_sequences=n_sequences)
     return _copy(torch.full((n_sequences,), T - 1), T + 2 * SYMBOLS, generator)
@@ -37,8 +37,8 @@ def variable_copying(T: int, n_sequences: int, *, generator: Generator) -> tuple
     ours have the length of the longest, and end in dummies. ``copying(g + 1, ...)`` has one pause g and no such end.
 
     Returns:
-        x: (time, sequences), ``T + 21`` steps: 10 symbols, 1 to T dummies, the signal, dummies.
-        y: the same shape: dummies, but the symbols after the signal. Guessing these scores ``memoryless(T + 21)``.
+        x, y: (time, sequences), ``T + 21`` steps: x has 10 symbols, 1 to T dummies, the signal, dummies, and y dummies,
+            but the symbols after the signal. Guessing these scores ``memoryless(T + 21)``.
     """
     at_least(1, T=T, n_sequences=n_sequences)
     pauses = torch.randint(1, T + 1, (n_sequences,), generator=generator)
@@ -46,9 +46,7 @@ def variable_copying(T: int, n_sequences: int, *, generator: Generator) -> tuple
 
 
 def memoryless(n_steps: int) -> float:
-    r"""Return the cross entropy, the mean of all steps, of guessing each symbol, one of 8, and knowing the dummies.
-
-    .. math:: 10 \log(8) / n
+    """Return the cross entropy, over n steps, of guessing each of 10 symbols and knowing the dummies, 10 log(8) / n.
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks", with n = T + 20, the length of the sequences.
     """

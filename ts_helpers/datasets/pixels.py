@@ -21,10 +21,8 @@ from ts_helpers.datasets import DATA
 CLASSES = 10  # of every source; guessing one at random is right for a tenth of the images
 HELD = 6  # one image in so many is drawn to be held out
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
-COUNTS = {  # training images of each class, by which a set is known
-    "mnist": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
-    "fashion": [6000] * CLASSES,
-}
+MNIST = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+COUNTS = {"mnist": MNIST, "fashion": [6000] * CLASSES}  # training images of each class, by which a set is known
 PATIENCE = 10.0  # with a host that does not answer, seconds
 
 
@@ -49,16 +47,15 @@ class Images:
 def images(source: str = "digits", folder: str | Path | None = None, *, generator: torch.Generator) -> Images:
     """Images as sequences of pixels, "from top to bottom, left to right"; the target of the last is their class.
 
-    Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images
-    they validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because
-    they need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
+    Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images they
+    validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because they
+    need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
 
     Args:
         source: ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
-            28 x 28, which torchvision downloads, once, if no folder has them, or raises a RuntimeError; or
-            ``"folder"``, others in their format.
-        folder: holds the four files, plain or ``.gz``, such as ``/usr/share/datasets/fashion-mnist`` of Debian's
-            package ``dataset-fashion-mnist``. Files that are missing, damaged, at odds or of another set are refused.
+            ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``.
+        folder: holds four files in MNIST's format, plain or ``.gz``, such as ``/usr/share/datasets/fashion-mnist`` of
+            Debian's package ``dataset-fashion-mnist``.
     """
     if source not in ("digits", "folder", *SETS):
         raise ValueError(f'source must be "digits", "mnist", "fashion" or "folder", got {source!r}')
@@ -80,10 +77,7 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
 
 
 def permutation(n_pixels: int, *, generator: torch.Generator) -> Tensor:
-    """Draw the order (pixels,) in which pixels come, one for all images: ``x[order]`` has them in it.
-
-    Source: Tallec & Ollivier (2018), Appendix A: "MNIST where all images have undergone the same pixel permutation".
-    """
+    """Draw one order (pixels,) for the pixels of all images, as in Appendix A: ``x[order]`` has them in it."""
     return torch.randperm(n_pixels, generator=generator)
 
 

@@ -16,14 +16,12 @@ def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tens
     White noise with no power above 20 Hz and variance 1, in windows of 250 ms; only the step, ``100 / n_back`` ms,
     differs with ``n_back``, below 4 of which it is too long for 20 Hz.
 
-    Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, which
-    makes the signal at a lag of 100 ms uncorrelated with the present (its autocorrelation is about
-    ``sin(40 pi t) / (40 pi t)``, and 0 there).
+    Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, with an
+    autocorrelation of about ``sin(40 pi t) / (40 pi t)``: a lag of 100 ms is uncorrelated with the present.
 
     Returns:
-        x: (time, sequences, 1), the signal, ``2.5 n_back`` steps (rounded down).
-        y: the same shape, the signal ``n_back`` steps before; NaN in the first ``n_back`` steps, which have none.
-            Predicting 0 scores a mean squared error of 1, and so does any linear guess from the present value.
+        x, y: (time, sequences, 1), ``2.5 n_back`` steps (rounded down): the signal, and that of ``n_back`` steps
+            before, NaN where there is none. Predicting 0 scores a mean squared error of 1, as do linear guesses from x.
     """
     at_least(4, n_back=n_back)
     at_least(1, n_sequences=n_sequences)
@@ -46,9 +44,8 @@ def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: Ge
     sequence, are open there.
 
     Returns:
-        x: (time, sequences, 1).
-        y: the same shape, x one step later. Predicting 0 scores a mean squared error of 1/4; repeating x scores
-            ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
+        x, y: (time, sequences, 1), y one step later. Predicting 0 scores a mean squared error of 1/4; repeating x
+            scores ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
     """
     at_least(1, n_steps=n_steps, n_sequences=n_sequences)
     if not 0 < dt < 0.05:

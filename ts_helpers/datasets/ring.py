@@ -32,8 +32,8 @@ def ring_teacher(tau: tuple[float, float, float] = (2.0, 5.0, 10.0), dt: float =
 def ring_oscillation(n_steps: int, teacher: CTRNNCell) -> Tensor:
     """Return the outputs of the teacher's neurons, (time, start, 3), from u = 1 at one neuron and 0 at the others.
 
-    Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts. The first step is the one
-    after the initial state. Guessing each output's mean scores R^2 = 0; another period drifts out of phase, below 0.
+    Source: Matsuki & Shibata (2018), Section 3.1, which does not say which neuron starts; the first step is that after
+    the start. Guessing each output's mean scores R^2 = 0; another period drifts out of phase, below 0.
     """
     at_least(1, n_steps=n_steps)
     starts = torch.eye(3, dtype=torch.float64)

@@ -1,9 +1,9 @@
 """Short sequences, each a sum of sines, as Benureau & Tani (2018) have them, or a reader's own; no network.
 
-`COMPONENTS` has (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these
-were found by a random search for five sums that fit what its authors' code gives away: 4 or 5 components, about 0.1
-to 18 cycles, values within about [-1.9, 1.6], a constant mean's closed-loop error of 42.1 and a perfect copy's of 8.24
-(the error taken one step off). Ours: 0.1 to 17.7 cycles, [-1.89, 1.59], 42.0 and 8.22.
+`COMPONENTS` has (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these are
+found by a random search for sums that fit what its authors' code gives away: 4 or 5 components, about 0.1 to 18 cycles,
+values within [-1.9, 1.6], closed-loop errors of 42.1 of a constant mean and 8.24 of a perfect copy one step off (ours:
+42.0 and 8.22).
 """
 
 import math
@@ -35,8 +35,8 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
     Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module.
 
     Returns:
-        x: (time, sequences, 1), ``n_steps`` of them, 3 or more. Of the default ones, predicting each one's mean scores
-            a squared error of 42.0, summed over 100 steps; repeating the value before scores 8.22.
+        x: (time, sequences, 1), 3 steps or more. Of the default ones, predicting each one's mean scores a squared error
+            of 42.0, summed over 100 steps; repeating the value before scores 8.22.
     """
     if n_steps < 3 or not components or not all(components):
         counts = [len(c) for c in components]
@@ -50,8 +50,8 @@ def random_components(n_sequences: int, *, generator: Generator) -> Components:
     """Draw components as `COMPONENTS` were drawn, to see what hangs on the five sequences.
 
     Source: ours. Each has 4 or 5 sines, cycles log-uniform in [0.1, 18], each at least 1.3 times the one below,
-    amplitudes uniform in [0.1, 0.7]; a draw that leaves [-1.95, 1.65] within 100 steps, or whose sum of squares about
-    its mean is not within [18, 75], is drawn again.
+    amplitudes uniform in [0.1, 0.7]; what leaves [-1.95, 1.65] within 100 steps, or has a sum of squares about its mean
+    beyond [18, 75], is drawn again.
     """
     at_least(1, n_sequences=n_sequences)
     low, high = math.log(0.1), math.log(18)
@@ -69,11 +69,7 @@ def random_components(n_sequences: int, *, generator: Generator) -> Components:
 
 
 def load_sequences(path: str | Path) -> Tensor:
-    """Read a reader's own ``.npy`` file of numbers (sequences, time, features) as x (time, sequences, features).
-
-    A file that is missing or damaged, another shape, fewer than 3 steps, or a value that is not a finite number of the
-    default type is a ValueError.
-    """
+    """Read one's own ``.npy`` file of numbers (sequences, time >= 3, features) as x (time, sequences, features)."""
     try:
         with open(path, "rb") as file:
             x = np.load(file, allow_pickle=False)
@@ -85,7 +81,6 @@ def load_sequences(path: str | Path) -> Tensor:
         raise ValueError(f"sequences must have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
     numbers = x if x.dtype.kind in "fiu" else np.full(x.shape, np.nan)
     taken = torch.as_tensor(numbers.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
-    wrong = taken.numel() - int(torch.isfinite(taken).sum())
-    if wrong:
+    if wrong := taken.numel() - int(torch.isfinite(taken).sum()):
         raise ValueError(f"sequences must be finite numbers in {taken.dtype}, got {wrong} of {x.dtype} that are not")
     return taken

@@ -10,13 +10,10 @@ from ts_helpers.datasets import at_least
 def smoothed_noise(
     n_steps: int, n_sequences: int, features: int, *, window: int = 7, order: int = 3, generator: Generator
 ) -> Tensor:
-    """White noise, uniform in (0, 1), smoothed along time by a Savitzky-Golay filter.
+    """White noise, uniform in (0, 1), smoothed along time by a Savitzky-Golay filter: x (time, sequences, features).
 
     Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Open there: the order of its polynomials, and the window
-    of steps they are fitted to, odd, above the order, no longer than the sequence.
-
-    Returns:
-        x: (time, sequences, features), independent, with mean 1/2; a few values lie outside (0, 1).
+    of steps they are fitted to, odd, above the order, no longer than the sequence. A few values leave (0, 1).
     """
     at_least(1, n_sequences=n_sequences, features=features)
     if window % 2 == 0 or not order < window <= n_steps:
@@ -28,8 +25,8 @@ def smoothed_noise(
 def truncated_gaussian(n: int, mean: float, sd: float, *, generator: Generator) -> Tensor:
     """Draw (n,) numbers from a Gaussian with a mean in (0, 1) and sd above 0, cut to (0, 1), by rejection.
 
-    Source: Quax, D'Asaro & van Gerven (2020), "Learning individual time constants": mean 0.5, sd 0.1 to 0.3. These are
-    the Gaussian's before it is cut; cut, sd is smaller (0.10, 0.19 and 0.24 for 0.1, 0.2 and 0.3 around 0.5).
+    Source: Quax, D'Asaro & van Gerven (2020), "Learning individual time constants": mean 0.5, sd 0.1 to 0.3 before it
+    is cut; cut, sd is 0.10, 0.19 and 0.24 for 0.1, 0.2 and 0.3.
     """
     if n < 1 or not 0 < mean < 1 or not sd > 0:
         raise ValueError(f"n must be 1 or more, mean in (0, 1) and sd positive, got {n=}, {mean=}, {sd=}")

@@ -9,11 +9,12 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Text:
 
 
 def cleaned(text: str) -> str:
-    """Write a text with 27 symbols, a to z and space, of which none follows another.
+    """Write a text with a to z and space, of which none follows another.
 
     Capitals become small; a digit becomes its English name, a word; anything else, accented letters too, a space.
 
@@ -63,16 +64,12 @@ def characters(source: str | Path = "python") -> Text:
     needs no network, is the help texts that come with Python, 400,000 characters that differ from version to version.
 
     Args:
-        source: ``"python"``; or ``"text8"``, 31 MB, downloaded once, else a RuntimeError; or a text file in UTF-8, of
-            20 or more characters when cleaned.
+        source: ``"python"``; ``"text8"``, 31 MB, downloaded once or a RuntimeError; or a file in UTF-8, 20 or more.
 
     Returns:
         The text, numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
     """
-    name, text = _read(_text8() if source == "text8" else source)
-    text = cleaned(text)
-    if len(text) < LEAST:
-        raise ValueError(f"{source} must have {LEAST} or more characters when cleaned, got {len(text)}")
+    name, text = _read(_text8() if source == "text8" else source, cleaned, "characters when cleaned")
     codes = np.frombuffer(text.encode("ascii"), np.uint8) % 32  # of a space 32, of "a" 97
     return Text(name, ALPHABET, *(torch.from_numpy(codes[part]) for part in _parts(len(codes))))
 
@@ -92,11 +89,11 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
     """
     at_least(2, most=most)
     if source != "python" and Path(source).is_dir():
-        parts = [_listed(Path(source) / part)[1] for part in PENN]
-        whole = [len(part) for part in parts] == PENN_SIZES
+        parts = [_read(Path(source) / part, _listed, "words")[1] for part in PENN]
+        whole = list(map(len, parts)) == PENN_SIZES
         name = "Penn Treebank" if whole else f"texts from the folder {Path(source).resolve().name}"
     else:
-        name, found = _listed(source)
+        name, found = _read(source, _listed, "words")
         parts = [found[part] for part in _parts(len(found))]
     frequent = Counter(word for word in parts[0] if word != UNKNOWN).most_common(most - 1)
     alphabet = [UNKNOWN, *(word for word, _ in frequent)]
@@ -107,14 +104,13 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
 def streams(codes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Cut a text, (symbols,), into ``batch`` streams, and these into windows of ``length`` steps; none overlap.
 
-    Sequence b of a window goes on as sequence b of the next, so that a network may keep its state. What is left at the
-    end is dropped.
+    Sequence b of a window goes on as sequence b of the next, so that a network may keep its state; the end is dropped.
 
     Source: Tallec & Ollivier (2018), Appendix A: "batches of size 128 made of non-overlapping sequences of length 180".
 
     Returns:
-        x: (windows, time, batch), of the type of ``codes``; `torch.nn.functional.one_hot` needs ``long()``.
-        y: the same shape, the symbol that follows each.
+        x, y: (windows, time, batch), of the type of ``codes`` (`torch.nn.functional.one_hot` needs ``long()``):
+            symbols, and the symbol that follows each.
     """
     at_least(1, batch=batch, length=length)
     used = (len(codes) - 1) // (batch * length) * batch * length
@@ -129,39 +125,33 @@ def _parts(n: int) -> tuple[slice, slice, slice]:
     return slice(n * 90 // 100), slice(n * 90 // 100, n * 95 // 100), slice(n * 95 // 100, n)
 
 
-def _listed(source: str | Path) -> tuple[str, list[str]]:
-    name, text = _read(source)
-    found = text.replace("\n", f" {END} ").split()
-    if len(found) < LEAST:
-        raise ValueError(f"{source} must have {LEAST} or more words, got {len(found)}")
-    return name, found
+def _listed(text: str) -> list[str]:
+    return text.replace("\n", f" {END} ").split()
 
 
-def _read(source: str | Path) -> tuple[str, str]:
-    """Return what the default, in one line, or a file is and the text in it."""
+def _read(source: str | Path, taken: Callable[[str], Any], what: str) -> tuple[str, Any]:
+    """Return what the default, in one line, or a file is, and what is taken of the text in it."""
     if source == "python":
         whole = "\n".join(topics[key] for key in sorted(topics))
-        return f"help texts of Python {platform.python_version()}", cleaned(whole)
+        return f"help texts of Python {platform.python_version()}", taken(cleaned(whole))
     try:
         content = Path(source).read_bytes()
         text = content.decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError(f"a zero byte at {text.index(chr(0))}")
     except OSError as error:
         raise ValueError(f"cannot read a text from {source}: {error}") from None
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{source} must be a text in UTF-8, got {error}") from None
-    if "\0" in text:
-        raise ValueError(f"{source} must be a text in UTF-8, got a zero byte at {text.index(chr(0))}")
-    return "text8" if _digest(content) == TEXT8_SHA256 else f"the file {Path(source).name}", text
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    if len(found := taken(text)) < LEAST:
+        raise ValueError(f"{source} must have {LEAST} or more {what}, got {len(found)}")
+    return "text8" if hashlib.sha256(content).hexdigest() == TEXT8_SHA256 else f"the file {Path(source).name}", found
 
 
 def _text8() -> Path:
     """Return the file of text8, downloaded if there is none or a damaged one; it is written whole or not at all."""
     file = DATA / "text8"
-    if file.is_file() and _digest(file.read_bytes()) == TEXT8_SHA256:
+    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == TEXT8_SHA256:
         return file
     instead = 'take "python", which needs no download, or name a text file'
     try:
@@ -169,7 +159,7 @@ def _text8() -> Path:
             content = zipfile.ZipFile(io.BytesIO(response.read())).read("text8")
     except (OSError, HTTPException, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise RuntimeError(f"cannot download {TEXT8}: {error}; {instead}") from None
-    if (digest := _digest(content)) != TEXT8_SHA256:
+    if (digest := hashlib.sha256(content).hexdigest()) != TEXT8_SHA256:
         raise RuntimeError(f"{TEXT8} must hold a text of SHA-256 {TEXT8_SHA256}, got {digest}; {instead}")
     DATA.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".text8.", dir=DATA) as part:

@@ -16,13 +16,13 @@ MEMORYLESS = math.log(LETTERS - 1)  # of what the present letter says of the one
 
 
 def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Let letters, whole numbers (letters, sequences), last for their lengths, as in Tallec & Ollivier (2018), Fig. 2.
+    """Let letters, (letters, sequences), last for their lengths, steps, each 1 or more, in sum ``n_steps`` or more.
 
-    Lengths, of the same shape, are steps, each 1 or more, in sum ``n_steps`` or more, where sequences are cut.
+    Source: Tallec & Ollivier (2018), Fig. 2.
 
     Returns:
-        Three tensors (time, sequences): the letter of each step; the letter before that one, the dummy for the first;
-        and whether the step is its letter's first.
+        Three tensors (time, sequences), of ``n_steps``: the letter of each step; the letter before that one, the dummy
+        for the first; and whether the step is its letter's first.
     """
     ends = lengths.cumsum(0)
     if not bool((ends[-1] >= n_steps).all()):
@@ -38,15 +38,14 @@ def warped(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
     """Random letters, each repeated least (1 or more) to most times; while one lasts, the target is the one before it.
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings", and Fig. 2: "remember the previous
-    character of a random sequence of characters"; input and output are warped alike, and contiguous letters differ.
-    A uniform warping is ``least = most``, a variable one ``least = 1``. Departure: the dummy, one of their 10
-    characters, has no stated place here; it is the target while the first letter lasts, where Fig. 2 has a blank.
-    Each sequence has letters and a warping of its own, every length as likely.
+    character of a random sequence of characters". Contiguous letters differ; a uniform warping is ``least = most``, a
+    variable one ``least = 1``. Departure: the dummy, one of their 10 characters, has no stated place here; it is the
+    target while the first letter lasts, where Fig. 2 has a blank.
 
     Returns:
-        x: (time, sequences), whole numbers 1 to 9.
-        y: the same shape, 0 to 9. Knowing x at the same step only, the best guess scores a cross entropy of
-            `MEMORYLESS`, 2.08, where y is not the dummy (``ignore_index=DUMMY``), and `memoryless_warped` everywhere.
+        x, y: (time, sequences), whole numbers, x 1 to 9, y 0 to 9. Knowing x at the same step only, the best guess
+            scores a cross entropy of `MEMORYLESS`, 2.08, but for the dummy (``ignore_index=DUMMY``), else
+            `memoryless_warped`.
     """
     present, before, _ = _draw(n_steps, n_sequences, least, most, 1, generator)
     return present, before
@@ -56,14 +55,13 @@ def padded(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
     """Random letters, each followed by least (0 or more) to most dummies; at each, the target is the one before it.
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings": "each time the input is nonzero, the
-    network has to output the previous nonzero character seen". A uniform padding is ``least = most``, a variable one
-    ``least = 1``. Departure: what to output elsewhere is open there; ours is not scored, which fits the axes of their
-    Fig. 1, up to 2.5 for paddings up to 100; a mean over all steps would shrink with the padding.
+    network has to output the previous nonzero character seen". Departure: what to output elsewhere is open there; ours
+    is not scored, which fits the axes of their Fig. 1, up to 2.5 for paddings up to 100.
 
     Returns:
-        x: (time, sequences), whole numbers 0 to 9.
-        y: the same shape; the dummy where there is no letter or none before, left out of the loss by
-            ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores `MEMORYLESS` over the others.
+        x, y: (time, sequences), whole numbers 0 to 9, y the dummy where there is no letter or none before, to be left
+            out by ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores `MEMORYLESS`
+            elsewhere.
     """
     present, before, starts = _draw(n_steps, n_sequences, least, most, 0, generator)
     return present.where(starts, DUMMY), before.where(starts, DUMMY)
@@ -74,8 +72,8 @@ def memoryless_warped(n_steps: int, least: int, most: int) -> float:
 
     .. math:: H(q) + (1 - q) \log 8, \qquad q = \mathrm{E}[\min(D, n)] / n
 
-    with q the share of the n steps that the first letter takes by lasting D of them, and H(q) the entropy, in nats, of
-    whether the target is the dummy.
+    with q the share of the n steps that the first letter takes by lasting D, and H(q) the entropy, in nats, of whether
+    y is the dummy.
     """
     q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
     return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
