@@ -22,17 +22,11 @@ def finding(claim_id, scale):
 
 
 def record_of(chapter, verdict=None, scale="book", parameters=None, archived=None):
-    """A record in which every claim of the chapter has the verdict its prose was written for, or the one given.
-
-    ``archived``: the verdict of all of them in the archived run; None where there is no such run.
-    """
+    """A record in which every claim has the verdict that its prose was written for, or this one."""
     said = pages.PROSE.findall(pages.text_of(chapter))
     live = {name: dataclasses.replace(finding(name, scale), verdict=verdict or prose) for name, prose in said}
-    old = {
-        name: dataclasses.replace(each, scale="paper", verdict=archived, note="")
-        for name, each in live.items()
-        if archived
-    }
+    how = dict(scale="paper", verdict=archived, note="")
+    old = {name: dataclasses.replace(each, **how) for name, each in live.items() if archived}
     return Record(xr.Dataset(), {"parameters": parameters or {}}, live, old)
 
 

@@ -47,14 +47,11 @@ def test_paths_that_exist_are_taken(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        "eta = 0.1",
-        "eta = 0.1  # learning rate",
-        "eta = 0.1  # float; learning rate",
-        "eta = 2 * 3  # int in [0, 9]; a product",
-        "eta, tau = 1, 2  # int in [0, 9]; a pair",
+        "eta = 0.1", "eta = 0.1  # learning rate", "eta = 0.1  # float; learning rate",
+        "eta = 2 * 3  # int in [0, 9]; a product", "eta, tau = 1, 2  # int in [0, 9]; a pair",
         "eta = 5.0  # float in (0, 1]; breaks its own rule",
     ],
-)
+)  # fmt: skip
 def test_parameter_that_breaks_the_grammar_is_refused(line):
     with pytest.raises(ValueError, match=r"eta|literal"):
         read_parameters(line)
