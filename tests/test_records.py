@@ -15,23 +15,21 @@ FINDING = Finding(
 OF_ARCHIVE = dataclasses.replace(FINDING, claim="X2", scale="paper", verdict="reproduced")
 
 
-class Made:
-    """How results are said to have been made."""
+class Recorder:
+    """Saves results as they are said to have been made."""
 
-    def __init__(self):
-        self.scale, self.settings = "book", {"n_runs": 100, "eta": 0.1}
+    scale, settings, parameters = "book", {"n_runs": 100, "eta": 0.1}, {"n_runs": None, "eta": 0.1}
 
-    def save(self, results, findings, archived=()):
+    def save(self, results, findings=(), archived=()):
         made = dict(notebook="doe2020/leak", scale=self.scale, seed=3, device="CPU", seconds=36.0)
-        of = {"parameters": {"n_runs": None, "eta": 0.1}, "settings": self.settings}
-        return save(made | of, results, findings, archived)
+        return save(made | dict(parameters=self.parameters, settings=self.settings), results, findings, archived)
 
 
 @pytest.fixture
 def recorder(tmp_path, monkeypatch):
     monkeypatch.setenv("TS_RECORDS", str(tmp_path))
     monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
-    return Made()
+    return Recorder()
 
 
 @pytest.fixture
@@ -51,8 +49,7 @@ def results(scale=1.0):
 
 
 def of_arm(results, arm, **coords):
-    labels = {"arm": ("arm", [arm], {"long_name": "arm"})} | coords
-    return results.expand_dims("arm").assign_coords(labels)
+    return results.expand_dims("arm").assign_coords({"arm": ("arm", [arm], {"long_name": "arm"})} | coords)
 
 
 def part(recorder, folder, arm, run, offset, **settings):
@@ -64,7 +61,7 @@ def part(recorder, folder, arm, run, offset, **settings):
     else:
         recorder.settings["hours"] = 1.0 / (1 + run)
         one = of_arm(one.isel(seed=[run]), arm, seed=("seed", [run], {"units": "1", "long_name": "run"}))
-    return recorder.save(one, []).rename(folder / f"{arm} {run} {offset}")
+    return recorder.save(one).rename(folder / f"{arm} {run} {offset}")
 
 
 def test_record_comes_back_as_it_was_saved(recorder, tmp_path):
@@ -81,8 +78,7 @@ def test_record_comes_back_as_it_was_saved(recorder, tmp_path):
 def test_same_results_give_the_same_bytes_and_a_new_record_takes_the_place_of_the_old(recorder):
     path = recorder.save(results(), [FINDING])
     first = [(path / name).read_bytes() for name in FILES[:2]]
-    recorder.save(results(2.0), [])
-    assert load(path).findings == {}
+    assert load(recorder.save(results(2.0))).findings == {}
     recorder.save(results(), [FINDING])
     assert [(path / name).read_bytes() for name in FILES[:2]] == first
     assert [p.name for p in path.parent.iterdir()] == ["leak"]
@@ -110,14 +106,14 @@ def test_failed_save_leaves_the_old_record(recorder):
     path = recorder.save(results(), [FINDING])
     recorder.settings = {"not json": object()}
     with pytest.raises(TypeError):
-        recorder.save(results(2.0), [])
+        recorder.save(results(2.0))
     assert load(path).findings == {"X1": FINDING}
     assert [p.name for p in path.parent.iterdir()] == ["leak"]
 
 
 def test_results_without_units_are_refused(recorder):
     with pytest.raises(ValueError, match="got 'loss' without"):
-        recorder.save(xr.Dataset({"loss": (("seed",), [1.0], {"long_name": "loss"})}), [])
+        recorder.save(xr.Dataset({"loss": (("seed",), [1.0], {"long_name": "loss"})}))
 
 
 def test_archived_results_come_back_with_their_provenance_until_new_ones_replace_them(recorder, paper, tmp_path):
@@ -127,7 +123,7 @@ def test_archived_results_come_back_with_their_provenance_until_new_ones_replace
     xr.testing.assert_identical(back.results, results())
     assert back.provenance == whole | {"sha256": {"results.nc": whole["sha256"]["results.nc"]}}
     assert "scale paper: n_runs = 100, eta = 0.1, seed 3" in back.line()
-    archive(recorder.save(results(2.0), []))
+    archive(recorder.save(results(2.0)))
     xr.testing.assert_identical(archived("doe2020/leak").results, results(2.0))
 
 
@@ -151,7 +147,7 @@ def test_arms_and_runs_made_one_at_a_time_are_archived_together(recorder, tmp_pa
 
 def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path):
     recorder.scale, recorder.settings = "paper", {"n_seeds": 3}
-    archive(recorder.save(of_arm(results(5.0), "a"), []))
+    archive(recorder.save(of_arm(results(5.0), "a")))
     whole = archived("doe2020/leak").provenance
     archive(part(recorder, tmp_path, "a", 2, 1.0, n_seeds=4))
     back = archived("doe2020/leak")
@@ -182,7 +178,7 @@ def test_what_cannot_be_archived_is_refused(recorder, paper, tmp_path):
     for setting, along, made in (("only", "arm", results()), ("only_run", "seed", of_arm(results(), "a"))):
         recorder.settings = {setting: 0}
         with pytest.raises(ValueError, match=f"must have the coordinate {along} to be joined along"):
-            archive(recorder.save(made, []))
+            archive(recorder.save(made))
     for scale in ("smoke", "book"):
         recorder.scale = scale
         with pytest.raises(ValueError, match=f"must be of one notebook at scale paper, got .* at scale {scale}"):
@@ -198,7 +194,7 @@ def test_what_cannot_be_archived_is_refused(recorder, paper, tmp_path):
 def test_archived_pair_that_does_not_belong_together_is_refused(paper, recorder, name, damage):
     file = archive(paper).with_name(name)
     whole = file.read_bytes()
-    recorder.save(results(2.0), [])
+    recorder.save(results(2.0))
     foreign = paper / ("results.nc" if name.endswith("nc") else "provenance.json")
     file.write_bytes({"truncated": whole[: len(whole) // 2], "foreign": foreign.read_bytes()}.get(damage, b""))
     if damage == "missing":
@@ -209,7 +205,7 @@ def test_archived_pair_that_does_not_belong_together_is_refused(paper, recorder,
 
 def test_archiving_that_is_cut_short_leaves_no_pair_taken_for_whole(paper, recorder, monkeypatch):
     archive(paper)
-    new = recorder.save(results(2.0), [])
+    new = recorder.save(results(2.0))
 
     def cut(source, target):
         target.write_bytes(source.read_bytes()[:100])

@@ -179,8 +179,12 @@ def test_notebook_is_out_of_date_when_a_claim_of_its_own_has_changed(project, mo
 
 
 def test_helpers_that_cannot_be_told_all_count(project):
-    assert run.helper_sources(["%magic"]) == sorted((project / "ts_helpers").rglob("*.py"))
-    assert run.helper_sources(["import numpy"]) == []
+    for name, code, files in (
+        ("magic", "%magic", sorted((project / "ts_helpers").rglob("*.py"))),
+        ("no", "import os", []),
+    ):
+        add(project, name, code)
+        assert run.Job(f"doe2020/{name}").helpers == files
 
 
 def test_other_parameters_run_it_anew_and_out_keeps_that_run_apart(project, capsys):

@@ -46,8 +46,7 @@ class Parameter:
         if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
             return False
         low, high = (float(end) for end in ends.strip("([])").split(","))
-        above = value >= low if ends.startswith("[") else value > low
-        return above and (value <= high if ends.endswith("]") else value < high)
+        return low < value < high or (value == low and ends[0] == "[") or (value == high and ends[-1] == "]")
 
 
 _RULE = r"one of [^;]+|folder|file \S+|(?:int|float) in [(\[][^;]+[)\]]"

@@ -8,15 +8,14 @@ import re
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from textwrap import indent
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +74,17 @@ class Job:
     @cached_property
     def helpers(self) -> list[Path]:
         """The files of ``ts_helpers`` that the notebook imports, directly or through one another."""
-        return helper_sources(c.source for c in self.notebook.cells if c.cell_type == "code")
+        todo, found = [c.source for c in self.notebook.cells if c.cell_type == "code"], set[Path]()
+        try:
+            while todo:
+                stems = [ROOT.joinpath(*name.split(".")) for name in imported(todo.pop())]
+                files = {file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")}
+                new = {file for file in files - found if file.is_file()}
+                found |= new
+                todo += [file.read_text() for file in new]
+        except SyntaxError:  # a magic, or a mistake: let every helper count
+            found = {*(ROOT / "ts_helpers").rglob("*.py")}
+        return sorted(found)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,22 +127,6 @@ class Job:
         return self.last["untouched"] and self.last["inputs"] == self.fingerprint
 
 
-def helper_sources(code: Iterable[str]) -> list[Path]:
-    """Return the files of ``ts_helpers`` that this code imports, directly or through one another."""
-    found: set[Path] = set()
-    todo = list(code)
-    try:
-        while todo:
-            stems = [ROOT.joinpath(*name.split(".")) for name in imported(todo.pop())]
-            files = {file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")}
-            new = {file for file in files - found if file.is_file()}
-            found |= new
-            todo += [file.read_text() for file in new]
-    except SyntaxError:  # a magic, or a mistake: let every helper count
-        return sorted((ROOT / "ts_helpers").rglob("*.py"))
-    return sorted(found)
-
-
 @cache
 def imported(source: str) -> set[str]:
     """Return the modules of ``ts_helpers`` that a source may import, packages too."""
@@ -142,11 +135,6 @@ def imported(source: str) -> set[str]:
     names += [f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names]
     parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
     return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
-
-
-def tell(name: str, text: str) -> None:
-    """Pass on what a notebook says of its progress, each line with the notebook's name before it."""
-    print(textwrap.indent(text.rstrip("\n"), f"            {name}  ", lambda line: True), file=sys.stderr, flush=True)
 
 
 def execute(job: Job) -> str:
@@ -158,7 +146,8 @@ def execute(job: Job) -> str:
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
     try:
         bar = dict(desc=job.name, unit="cell", leave=False, disable=None)  # only on a terminal
-        log = SimpleNamespace(write=partial(tell, job.name), flush=sys.stderr.flush)
+        before, tell = f"            {job.name}  ", partial(print, file=sys.stderr, flush=True)
+        log = SimpleNamespace(write=lambda s: tell(indent(s.rstrip("\n"), before, bool)), flush=sys.stderr.flush)
         where: dict[str, Any] = dict(kernel_name="python3", cwd=job.source.parent, progress_bar=bar, stderr_file=log)
         notebook = papermill.execute_notebook(expand(job.notebook), job.partial, parameters=changed, **where)
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
