@@ -35,9 +35,12 @@ def test_chapter_has_its_parameters_and_sections_in_order(name):
 def test_chapter_includes_its_claims_first_and_each_with_its_figure_and_verdict_after(name):
     text, claims = Job(name).source.read_text(), claims_of(name)
     included = INCLUDE.findall(text)
-    assert included[:1] == [name][: len(claims)]
+    if not claims:  # a derivation may show those of the chapters that follow
+        assert all(find([chapter])[0].startswith(name.partition("/")[0]) for chapter in included)
+        return
+    assert included[0] == name
     assert sorted(included[1:]) == sorted(claim.id for claim in claims)
-    assert not claims or INCLUDE.search(text).start() < text.index("## Parameters")
+    assert INCLUDE.search(text).start() < text.index("## Parameters")
     for claim in claims:
         assert f"name: {claim.figure}\n" in text
         assert len(re.findall(rf"^% prose {claim.id}: (?:{VERDICTS})$", text, re.M)) == 1
