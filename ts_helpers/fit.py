@@ -37,7 +37,7 @@ def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int
 def rmsprop(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
     """One step of RMSprop, as `torch.optim.RMSprop` takes it with ``alpha=ALPHA``; Adam's m and step go unused."""
     v.mul_(ALPHA).addcmul_(grad, grad, value=1 - ALPHA)
-    p.sub_((grad / v.sqrt().add_(EPSILON)).mul_(rates))
+    p.sub_((grad * rates).div_(v.sqrt().add_(EPSILON)))  # in the order of torch, to the last bit
 
 
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
