@@ -21,6 +21,7 @@ help:
 	@echo "make readme  write the README's table of verdicts anew, from the records of the last make book"
 	@echo "make test    lint, unit tests, one chapter and its page in a browser"
 	@echo "make check   every notebook at smoke scale, strict build, every page in a browser"
+	@echo "make lint    the quick part of make test;  make determinism  all chapters twice, once a week"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make bench   the benchmarks  [BENCH=--quick or --record]"
 	@echo "make clean   remove what was built; .venv stays"

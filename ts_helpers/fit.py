@@ -121,16 +121,18 @@ def fit(
     described = described_together(nets, identity)
     first = data(0) if callable(data) else data
     for tensor in () if single else (*first, *(eval_data or ())):
-        if len(tensor) != len(nets):
-            raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {len(tensor)}")
+        if tensor.shape[:1] != (len(nets),):
+            raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {tuple(tensor.shape)}")
     rows = Stack(nets, alone=len(nets) == 1)
     rates = rows.spread(lr_scale or {}, 1.0) * rows.column(lr, "lr") * rows.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times lr_scale must be finite and 0 or more for every network")
+    if not bool(rows.trainable.any()):
+        raise ValueError("networks must have a parameter to learn: requires_grad is False of all")
     least = rows.spread(lower_bounds or {}, -math.inf)
     how = dict(batch_size=batch_size, shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
     plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
-    functions = identity.of([loss, metrics, data if made else None])
+    functions = identity.of([loss, metrics, data if made else None]) if checkpoint else ""
     settled = repr([plan, described, functions, identity.sources() if checkpoint else "", torch.__version__])
     until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
     size = max(AT_ONCE, NUMBERS // rows.values.shape[1])

@@ -1,4 +1,4 @@
-"""Networks, training and quantities that chapters on Benureau & Tani (2018) share; figures and texts are theirs."""
+"""Networks, training and quantities that chapters on Benureau & Tani (2018) share; what is drawn is theirs."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -1,1 +1,1 @@
-"""What the chapters on Tallec & Ollivier (2018) share; figures and texts stay there."""
+"""What the chapters on Tallec & Ollivier (2018) share; tasks are in `datasets`, claims in chapters."""
