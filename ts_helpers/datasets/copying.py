@@ -19,11 +19,9 @@ def copying(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, 
     """Ten symbols, a pause of T steps that ends with the signal, and the symbols as targets.
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "remembering an input sequence for exactly T timesteps",
-    which lie between the last symbol and the first target.
-
-    Returns:
-        x, y: (time, sequences), ``T + 20`` steps: x has 10 symbols, T - 1 dummies, the signal, 10 dummies, and y T + 10
-            dummies, then the symbols. Guessing these scores ``memoryless(T + 20)``.
+    which lie between the last symbol and the first target. x and y, (time, sequences), have ``T + 20`` steps: x has 10
+    symbols, T - 1 dummies, the signal, 10 dummies, and y T + 10 dummies, then the symbols. Guessing these scores
+    ``memoryless(T + 20)``.
     """
     at_least(1, T=T, n_sequences=n_sequences)
     return _copy(torch.full((n_sequences,), T - 1), T + 2 * SYMBOLS, generator)
@@ -35,10 +33,8 @@ def variable_copying(T: int, n_sequences: int, *, generator: Generator) -> tuple
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "the number of characters between the end of the sequence
     to copy and the signal character is drawn at random between 1 and T". Departure: theirs may be as long as they must;
     ours have the length of the longest, and end in dummies. ``copying(g + 1, ...)`` has one pause g and no such end.
-
-    Returns:
-        x, y: (time, sequences), ``T + 21`` steps: x has 10 symbols, 1 to T dummies, the signal, dummies, and y dummies,
-            but the symbols after the signal. Guessing these scores ``memoryless(T + 21)``.
+    x and y, (time, sequences), have ``T + 21`` steps: x has 10 symbols, 1 to T dummies, the signal, dummies, and y
+    dummies, but the symbols after the signal. Guessing these scores ``memoryless(T + 21)``.
     """
     at_least(1, T=T, n_sequences=n_sequences)
     pauses = torch.randint(1, T + 1, (n_sequences,), generator=generator)
@@ -56,11 +52,9 @@ def memoryless(n_steps: int) -> float:
 def adding(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, Tensor]:
     """Random numbers, T of them, 2 or more, of which two are marked, and the sum of the two.
 
-    Source: Tallec & Ollivier (2018), Section 3, "Adding task". Of an odd T, our second half is the longer one.
-
-    Returns:
-        x: (time, sequences, 2): numbers uniform in [0, 1), and marks: 1 at one step of each half, 0 elsewhere.
-        y: (sequences, 1), the sum. Predicting 1 scores a mean squared error of `ADDING_MEMORYLESS`, 1/6.
+    Source: Tallec & Ollivier (2018), Section 3, "Adding task". x (time, sequences, 2) has numbers uniform in
+    [0, 1), and marks: 1 at one step of each half (of an odd T, our second half is the longer one), 0 elsewhere; y
+    (sequences, 1) the sum. Predicting 1 scores a mean squared error of `ADDING_MEMORYLESS`, 1/6.
     """
     at_least(2, T=T)
     at_least(1, n_sequences=n_sequences)
