@@ -14,14 +14,12 @@ def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tens
     """Windows of low-passed noise, and the same noise 100 ms earlier, which is ``n_back`` steps, 4 or more.
 
     White noise with no power above 20 Hz and variance 1, in windows of 250 ms; only the step, ``100 / n_back`` ms,
-    differs with ``n_back``, below 4 of which it is too long for 20 Hz.
+    differs with ``n_back``, below 4 of which it is too long for 20 Hz. x and y are (time, sequences, 1), ``2.5 n_back``
+    steps (rounded down): the signal, and that of ``n_back`` steps before, NaN where there is none. Predicting 0 scores
+    a mean squared error of 1, as do linear guesses from x.
 
     Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, with an
     autocorrelation of about ``sin(40 pi t) / (40 pi t)``: a lag of 100 ms is uncorrelated with the present.
-
-    Returns:
-        x, y: (time, sequences, 1), ``2.5 n_back`` steps (rounded down): the signal, and that of ``n_back`` steps
-            before, NaN where there is none. Predicting 0 scores a mean squared error of 1, as do linear guesses from x.
     """
     at_least(4, n_back=n_back)
     at_least(1, n_sequences=n_sequences)
@@ -41,11 +39,8 @@ def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: Ge
     .. math:: x(t) = \tfrac12 \big( \sin(2 \pi \, 10 \, t + \phi_1) + \sin(2 \pi \, 2 \, t + \phi_2) \big)
 
     Source: Quax, D'Asaro & van Gerven (2020), "A hierarchy of time scales". Step, length and phases, drawn for each
-    sequence, are open there.
-
-    Returns:
-        x, y: (time, sequences, 1), y one step later. Predicting 0 scores a mean squared error of 1/4; repeating x
-            scores ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
+    sequence, are open there. x and y are (time, sequences, 1). Predicting 0 scores a mean squared error of 1/4;
+    repeating x scores ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
     """
     at_least(1, n_steps=n_steps, n_sequences=n_sequences)
     if not 0 < dt < 0.05:
