@@ -40,12 +40,9 @@ def warped(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings", and Fig. 2: "remember the previous
     character of a random sequence of characters". Contiguous letters differ; a uniform warping is ``least = most``, a
     variable one ``least = 1``. Departure: the dummy, one of their 10 characters, has no stated place here; it is the
-    target while the first letter lasts, where Fig. 2 has a blank.
-
-    Returns:
-        x, y: (time, sequences), whole numbers, x 1 to 9, y 0 to 9. Knowing x at the same step only, the best guess
-            scores a cross entropy of `MEMORYLESS`, 2.08, but for the dummy (``ignore_index=DUMMY``), else
-            `memoryless_warped`.
+    target while the first letter lasts, where Fig. 2 has a blank. x and y are (time, sequences), x 1 to 9, y 0 to 9.
+    Knowing x at the same step only, the best guess scores a cross entropy of `MEMORYLESS`, 2.08, but for the dummy
+    (``ignore_index=DUMMY``), else `memoryless_warped`.
     """
     present, before, _ = _draw(n_steps, n_sequences, least, most, 1, generator)
     return present, before
@@ -56,12 +53,9 @@ def padded(n_steps: int, n_sequences: int, least: int, most: int, *, generator: 
 
     Source: Tallec & Ollivier (2018), Section 3, "Pure warpings and paddings": "each time the input is nonzero, the
     network has to output the previous nonzero character seen". Departure: what to output elsewhere is open there; ours
-    is not scored, which fits the axes of their Fig. 1, up to 2.5 for paddings up to 100.
-
-    Returns:
-        x, y: (time, sequences), whole numbers 0 to 9, y the dummy where there is no letter or none before, to be left
-            out by ``ignore_index=DUMMY``. Knowing x at the same step only, the best guess scores `MEMORYLESS`
-            elsewhere.
+    is not scored, which fits the axes of their Fig. 1, up to 2.5 for paddings up to 100. x and y are (time, sequences),
+    0 to 9, y the dummy where there is no letter or none before, to be left out by ``ignore_index=DUMMY``. Knowing x at
+    the same step only, the best guess scores `MEMORYLESS` elsewhere.
     """
     present, before, starts = _draw(n_steps, n_sequences, least, most, 0, generator)
     return present.where(starts, DUMMY), before.where(starts, DUMMY)
