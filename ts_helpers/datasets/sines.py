@@ -32,11 +32,9 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
 
     .. math:: x_t = \sum_i a_i \sin(2 \pi c_i t / 100), \qquad t = 0, 1, \dots
 
-    Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module.
-
-    Returns:
-        x: (time, sequences, 1), 3 steps or more. Of the default ones, predicting each one's mean scores a squared error
-            of 42.0, summed over 100 steps; repeating the value before scores 8.22.
+    Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module. x is (time,
+    sequences, 1), 3 steps or more. Of the default ones, predicting each one's mean scores a squared error of 42.0,
+    summed over 100 steps; repeating the value before scores 8.22.
     """
     if n_steps < 3 or not components or not all(components):
         counts = [len(c) for c in components]
