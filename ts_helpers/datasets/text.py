@@ -50,7 +50,6 @@ def cleaned(text: str) -> str:
     """Write a text with a to z and space, of which none follows another.
 
     Capitals become small; a digit becomes its English name, a word; anything else, accented letters too, a space.
-
     Source: Mahoney, "About the Test Data" (mattmahoney.net/dc/textdata.html), whose text8 is Wikipedia so written. His
     program first takes out its markup; ours does not.
     """
@@ -63,11 +62,8 @@ def characters(source: str | Path = "python") -> Text:
     Source: Tallec & Ollivier (2018), Appendix A, "Next character prediction on text8". Departure: the default, which
     needs no network, is the help texts that come with Python, 400,000 characters that differ from version to version.
 
-    Args:
-        source: ``"python"``; ``"text8"``, 31 MB, downloaded once or a RuntimeError; or a file in UTF-8, 20 or more.
-
-    Returns:
-        The text, numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
+    The source is ``"python"``; ``"text8"``, 31 MB, downloaded once or a RuntimeError; or a file in UTF-8, 20 or more.
+    The text is numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
     """
     name, text = _read(_text8() if source == "text8" else source, cleaned, "characters when cleaned")
     codes = np.frombuffer(text.encode("ascii"), np.uint8) % 32  # of a space 32, of "a" 97
@@ -83,9 +79,7 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
     Args:
         source: ``"python"``; or a text file in UTF-8, 20 words or more; or a folder with the files `PENN`.
         most: words to tell apart, 2 or more, the most frequent of the training part; every other is ``<unk>``.
-
-    Returns:
-        The text, int64; ``<unk>`` is 0, the most frequent 1. Guessing n words at random has a perplexity of n.
+            In the text, int64, that is 0, the most frequent 1. Guessing n words at random has a perplexity of n.
     """
     at_least(2, most=most)
     if source != "python" and Path(source).is_dir():
@@ -105,12 +99,10 @@ def streams(codes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Cut a text, (symbols,), into ``batch`` streams, and these into windows of ``length`` steps; none overlap.
 
     Sequence b of a window goes on as sequence b of the next, so that a network may keep its state; the end is dropped.
+    x and y, the symbol that follows each of x, are (windows, time, batch), of the type of ``codes``
+    (`torch.nn.functional.one_hot` needs ``long()``).
 
     Source: Tallec & Ollivier (2018), Appendix A: "batches of size 128 made of non-overlapping sequences of length 180".
-
-    Returns:
-        x, y: (windows, time, batch), of the type of ``codes`` (`torch.nn.functional.one_hot` needs ``long()``):
-            symbols, and the symbol that follows each.
     """
     at_least(1, batch=batch, length=length)
     used = (len(codes) - 1) // (batch * length) * batch * length
