@@ -51,11 +51,9 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
     validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because they
     need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
 
-    Args:
-        source: ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
-            ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``.
-        folder: holds four files in MNIST's format, plain or ``.gz``, such as ``/usr/share/datasets/fashion-mnist`` of
-            Debian's package ``dataset-fashion-mnist``.
+    The source is ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
+    ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``. A folder
+    holds four files in MNIST's format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``.
     """
     if source not in ("digits", "folder", *SETS):
         raise ValueError(f'source must be "digits", "mnist", "fashion" or "folder", got {source!r}')
