@@ -1,7 +1,4 @@
-"""What every chapter does besides its experiment: set up, label, judge, save, and give numbers to its prose.
-
-What is drawn is in `figures`, what a claim asks for in `claims`, how a record is kept in `records`.
-"""
+"""What every chapter does besides its experiment: set up, label, judge, save, give prose its numbers; no drawing."""
 
 import platform
 import shutil
@@ -23,8 +20,9 @@ from ts_helpers.book import claims, figures, records
 from ts_helpers.book.parameters import SCALES
 from ts_helpers.book.paths import checkpoint_folder
 
-Quantity = Callable[[xr.Dataset], ArrayLike]
+interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
+Quantity = Callable[[xr.Dataset], ArrayLike]
 Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 
@@ -51,11 +49,11 @@ class Chapter:
         name: ``<paper>/<idea>``.
         parameters: the notebook's ``globals()``; has scale, seed, device and the parameters among the settings.
         auto: what the device "auto" is where there is a GPU; "cpu" for what is faster there.
-        settings: by name, a tuple with the values at the scales smoke, book and paper, or anything else for one value
-            at all; a parameter of that name that is not None takes its place.
+        settings: by name, a tuple of the values at scales smoke, book and paper, or one value for all; a parameter of
+            that name that is not None takes its place.
 
-    ``settings``, ``scale``, ``seed`` and ``device`` are those of this run, ``checkpoints`` is the folder from which an
-    interrupted training goes on. An unknown scale or device, or a tuple of another length, is a ValueError.
+    Settings, scale, seed and device are this run's; from the folder ``checkpoints`` an interrupted training goes on.
+    An unknown scale or device, or a tuple of another length, is a ValueError.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], *, auto: str = "cuda", **settings: Any):
@@ -76,10 +74,7 @@ class Chapter:
         figures.use_style(self.scale)
 
     def dataset(self, variables: Entries, coords: Entries | None = None, **attrs: Any) -> xr.Dataset:
-        """Return a labelled dataset; an entry is (dims, values, long_name) or (dims, values, long_name, units).
-
-        Without dims, whose names are separated by spaces, it has its own name's. Numbers without units have "1".
-        """
+        """Return a dataset of entries (dims, values, long_name[, units]); dims default to the name, units to "1"."""
         made = [{name: _labelled(name, *entry) for name, entry in each.items()} for each in (variables, coords or {})]
         return xr.Dataset(made[0], made[1], attrs)
 
@@ -93,9 +88,9 @@ class Chapter:
 
         Args:
             size: says how large a run was, for titles.
-            quantities: for each claim its quantities, functions of results that return one value a seed; a function
-                is called as the quantity is in ``book/claims.yml``, or named so.
-            stand_in: says of results and a claim, where it is not the paper's data that tests it, what that is.
+            quantities: by claim, functions of results that return one value a seed, called (or named) as the claim's
+                quantities in ``book/claims.yml``.
+            stand_in: says of results and a claim what data tests it, where that is not the paper's.
         """
         recorded = records.archived(self.name)
         runs = {f"this run: {size(results)}": results}
@@ -111,12 +106,11 @@ class Chapter:
         live = [*judged(results, self.scale)]
         archived = [*judged(recorded.results, "paper")] if recorded else []
         told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
-        for found, suffix in ((live, "-live"), (archived or live, "")):
-            for finding in found:
-                told[f"{finding.claim}-verdict{suffix}"] = finding.words
-                asked = claims.read_claims()[finding.claim].quantities
-                for measured, quantity in zip(finding.measured, asked, strict=True):
-                    told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
+        for finding, suffix in [(f, "-live") for f in live] + [(f, "") for f in archived or live]:
+            told[f"{finding.claim}-verdict{suffix}"] = finding.words
+            asked = claims.read_claims()[finding.claim].quantities
+            for measured, quantity in zip(finding.measured, asked, strict=True):
+                told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
         for key, text in told.items():
             glue(key, text, display=False)
         self.results = results
@@ -124,7 +118,7 @@ class Chapter:
         return self.found
 
     def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
-        """Save the record of what was judged, or of ``results``, and remove the checkpoints if ``whole`` is trained.
+        """Save the record of what was judged, or of ``results``; remove checkpoints if the ``whole`` of it is trained.
 
         ``trained`` are the seconds that all trainings took, those of an earlier, interrupted run included.
         """
@@ -148,11 +142,6 @@ def span(values: ArrayLike, spec: str) -> str:
     """Return the least and the greatest of the finite values in a format, ``2 to 5``."""
     finite = _finite(values)
     return f"{finite.min():{spec}} to {finite.max():{spec}}" if finite.size else "none"
-
-
-def interval(values: ArrayLike, statistic: str = "median") -> str:
-    """Return estimate and 95 % interval of values, one a run; see `claims.interval`."""
-    return claims.summary(values, statistic)
 
 
 def share(mask: ArrayLike) -> str:

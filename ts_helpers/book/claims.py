@@ -1,7 +1,4 @@
-"""Claims as data: quantities over seeds, their 95 % intervals, and the verdicts that the criteria give, none by hand.
-
-Where values come from is the chapters' business; where findings are shown, that of `pages`.
-"""
+"""Claims as data: quantities over seeds, their 95 % intervals, and verdicts by their criteria; no record, no page."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -147,15 +144,13 @@ def judge(
 ) -> Finding:
     """Hold the values of a claim's quantities, one a seed, against their criteria.
 
-    *reproduced*: every criterion holds for the whole interval; *not reproduced*: every one fails for it; *partly*:
-    some hold and some fail; *inconclusive*: an interval straddles its criterion so that the verdict could go either
-    way, a value is not finite, there are fewer seeds than the claim asks for, the scale is smoke, or the data is a
-    stand-in for the paper's: ``stand_in`` says what it is, and is not. Unknown names are a ValueError.
+    *reproduced*: all criteria hold for the whole interval; *not reproduced*: all fail for it; *partly*: some hold, some
+    fail; *inconclusive*: a straddled criterion or a value that is not finite leaves the verdict open, seeds are fewer
+    than asked for, the scale is smoke, or ``stand_in`` says what data is not the paper's. ValueError: unknown names.
     """
     claims = claims or read_claims()
-    if claim_id not in claims:
+    if not (claim := claims.get(claim_id)):
         raise ValueError(f"claim must be one of {', '.join(claims)}, got {claim_id!r}")
-    claim = claims[claim_id]
     names = [q.name for q in claim.quantities]
     if set(values) != set(names):
         raise ValueError(f"claim {claim_id} has the quantities {', '.join(names)}, got {', '.join(values)}")
@@ -165,15 +160,12 @@ def judge(
         note = "smoke scale: too small to tell"
     elif not note and fewest < claim.min_seeds:
         note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {claim.min_seeds}"
-    verdict: Verdict = "not reproduced"
-    if note:
-        verdict = "inconclusive"
-    elif all(holds := [m.holds for m in measured]):
-        verdict = "reproduced"
-    elif True in holds and False in holds:
+    holds = {m.holds for m in measured}
+    verdict: Verdict = "inconclusive"
+    if not note and {True, False} <= holds:
         verdict = "partly"  # however an undecided one falls
-    elif None in holds:
-        verdict = "inconclusive"
+    elif not note and None not in holds:
+        verdict = "reproduced" if True in holds else "not reproduced"
     return Finding(claim_id, scale, verdict, measured, note)
 
 
@@ -192,8 +184,8 @@ def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def summary(values: ArrayLike, statistic: str) -> str:
-    """Return estimate and interval of values, one a seed, for a reader; see `interval` and `describe`."""
+def summary(values: ArrayLike, statistic: str = "median") -> str:
+    """Return estimate and 95 % interval of values, one a seed, for a reader; see `interval` and `describe`."""
     return describe(*interval(values, statistic), statistic)
 
 
