@@ -65,21 +65,17 @@ def levels(ax: Axes, *values: float, vertical: bool = False) -> None:
 def slider(
     draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: Callable[[float], str], start: int = 0
 ) -> widgets.VBox:
-    """Return a slider over figures drawn beforehand, which moves without a kernel.
-
-    ``alt`` makes the text alternative of a value's figure; ``start`` is the index of the value shown first.
-    """
+    """Return a slider over figures drawn beforehand, with texts ``alt``: no kernel; ``start`` is the first's index."""
     pages = []
     for value in values:
-        fig = draw(value)
-        buffer = io.BytesIO()
+        fig, buffer = draw(value), io.BytesIO()
         fig.savefig(buffer, format="svg", metadata={"Date": None})
         width, height = (round(96 * inches) for inches in fig.get_size_inches())
         plt.close(fig)
         source = quote(buffer.getvalue().decode(), safe=" /:;,=()")  # text: it shrinks under gzip, base64 would not
         text = html.escape(alt(value), quote=True)
-        image = f'<img width="{width}" height="{height}" alt="{text}" src="data:image/svg+xml,{source}">'
-        pages.append(widgets.HTML(image))
+        size = f'width="{width}" height="{height}"'
+        pages.append(widgets.HTML(f'<img {size} alt="{text}" src="data:image/svg+xml,{source}">'))
     stack = widgets.Stack(pages, selected_index=start)
     options = [(f"{value:g}", i) for i, value in enumerate(values)]
     look = dict(style={"description_width": "initial"}, layout={"width": "auto"})
@@ -89,19 +85,14 @@ def slider(
 
 
 def beside(
-    draw: Callable[[Sequence[Axes], Any], None],
-    runs: Mapping[str, Any],
-    rows: int = 1,
-    height: float = 2.6,
-    sharex: bool = True,
-    **legend: Any,
-) -> Figure:
+    draw: Callable[[Sequence[Axes], Any], None], runs: Mapping[str, Any],
+    rows: int = 1, height: float = 2.6, sharex: bool = True, **legend: Any,
+) -> Figure:  # fmt: skip
     """Draw the same figure of several runs, by title, side by side: an archived one and the page's own, say.
 
     Args:
-        draw: draws one run into one column of axes, top to bottom.
+        draw: draws one run into one column of axes, top to bottom; ``sharex`` says whether these have one x axis.
         height: of one of the axes, in inches.
-        sharex: whether the axes of a column have one x axis.
         legend: how the first axes' legend is to be, ``loc`` or ``ncols``; it has one if anything there has a label.
     """
     how: dict[str, Any] = dict(sharex="col" if sharex else False, sharey="row", squeeze=False)

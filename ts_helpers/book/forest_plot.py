@@ -54,12 +54,11 @@ def span(measured: Measured, quantity: Quantity) -> tuple[float, float, float] |
 
 def svg(papers: Mapping[str, Group]) -> str:
     """Return the figure in the book's style, the same letters for the same findings."""
-    scales = {finding.scale for group in papers.values() for _, finding in group if finding}
     made = io.StringIO()
     with plt.rc_context():
         figures.use_style("book")
         fig = draw(papers)
-        if "smoke" in scales:
+        if any(finding and finding.scale == "smoke" for group in papers.values() for _, finding in group):
             figures.label_smoke(fig)
         fig.savefig(made, format="svg", metadata={"Date": None})
     return made.getvalue()
@@ -99,8 +98,7 @@ def _column(ax: Axes, papers: Mapping[str, Group], height: float) -> None:
     ax.axvline(0, color="black", lw=0.8, ls="-")
     words: dict[str, Any] = dict(transform=ax.get_yaxis_transform(), va="center")  # x in widths of the axes
     inch = 1 / (0.485 * WIDTH - LABELS)
-    left = (0.1 - LABELS) * inch
-    y = 0.0
+    left, y = (0.1 - LABELS) * inch, 0.0
     for title, group in papers.items():
         ax.text(left, y + 0.9, title, size=9, weight="bold", **words)
         y += 1.5
@@ -119,6 +117,5 @@ def _row(ax: Axes, y: float, quantity: Quantity, finding: Finding | None, n: int
     if finding is None or places is None:
         ax.text(-1, y, "no value" if finding else "not run yet", size=7.5, va="center", color="0.35", style="italic")
         return
-    look = LOOKS[finding.verdict]
-    ax.plot(places[1:], [y, y], color=look["color"], lw=2, ls="-", solid_capstyle="butt")
-    ax.plot(places[0], y, ls="", clip_on=False, zorder=3, **MARK, **look)
+    ax.plot(places[1:], [y, y], color=LOOKS[finding.verdict]["color"], lw=2, ls="-", solid_capstyle="butt")
+    ax.plot(places[0], y, ls="", clip_on=False, zorder=3, **MARK, **LOOKS[finding.verdict])
