@@ -3,8 +3,8 @@
 No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls). Of all cells
 ``input_size`` and ``hidden_size`` are features of ``x_t`` and units, 1 or more; ``alpha`` is the initial leak rate, a
 number for all units or a tensor (hidden,), and ``dial`` where it comes from, see `timescales`; ``generator`` draws the
-weights. Other sizes and shapes, or an alpha outside the dial's limits, raise a ValueError. ``cell.alpha`` reads as a
-tensor, and a number can be assigned to it.
+weights. Other sizes, shapes and types, or an alpha outside the dial's limits, raise a ValueError. ``cell.alpha`` reads
+as a tensor, and a number can be assigned to it.
 """
 
 import copy
@@ -20,23 +20,18 @@ from torch.nn.utils import parametrize
 from ts_helpers.engine import compiled
 from ts_helpers.timescales import Dial, set_dial
 
-Cell = (
-    Any  # a module that maps x (batch, input) and a state (batch, state) to the next state, and ``initial_state(x)``,
-)
-# the state before the first step; ``activity(state)``, if it has one, maps states (..., state) to what is read
+# A module that maps x (batch, input) and a state (batch, state) to the next state, and ``initial_state(x)``, the state
+# before the first step; ``activity(state)``, if it has one, maps states (..., state) to what is read.
+Cell = Any
 
 
 def unroll(
     cell: Cell, x: Tensor, state: Tensor | None = None, *, read_out: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Step a cell through x (time, batch, input), from a state (batch, state) or its own.
+    """Step a cell through x (time >= 1, batch, input), from a state (batch, state) or its own.
 
-    Returns:
-        States after each step, (time, batch, state), or with a read-out of V (features, hidden) and c (features,)
-        ``V a + c``, (time, batch, features), of each activity a (or state, see `Cell`).
-
-    Raises:
-        ValueError: x has other dimensions or no step; shapes or types do not fit.
+    Return states after each step, (time, batch, state), or with a read-out of V (features, hidden) and c (features,)
+    ``V a + c``, (time, batch, features), of each activity a (or state, see `Cell`).
     """
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
@@ -58,18 +53,18 @@ def identity(h: Tensor) -> Tensor:
     return h
 
 
-def _uniform(width: float, *shapes: tuple[int, ...], generator: Generator) -> list[nn.Parameter]:
-    """Draw weights within ``width`` of 0."""
+def _uniform(width: float, units: int, *sizes: int, generator: Generator) -> list[nn.Parameter]:
+    """Draw a matrix (units, size) for each of the sizes, and biases (units,), all within ``width`` of 0."""
+    shapes = *((units, size) for size in sizes), (units,)
     return [nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) * width) for shape in shapes]
 
 
-def _set_leak(cell: nn.Module, name: str, alpha: float | Tensor, dial: Dial) -> None:
-    """Give a cell of units with biases b a leak rate, shared by all units or one a unit."""
-    value, units = torch.as_tensor(alpha, dtype=torch.get_default_dtype()), len(cell.get_parameter("b"))
+def _leak(name: str, alpha: float | Tensor, units: int) -> nn.Parameter:
+    """Return a leak rate, shared by all units or one a unit."""
+    value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
     if value.shape not in ((), (units,)):
         raise ValueError(f"{name} must be a number or one for each of {units} units, got {tuple(value.shape)}")
-    setattr(cell, name, nn.Parameter(value.clone()))
-    set_dial(cell, name, dial)
+    return nn.Parameter(value.clone())
 
 
 class CTRNNCell(nn.Module):
@@ -83,15 +78,14 @@ class CTRNNCell(nn.Module):
     cell. Weights are drawn normal with standard deviation ``1 / sqrt(fan-in)``.
     """
 
-    alpha: Any
-
     def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__()
         if input_size < 0 or hidden_size < 1:
             raise ValueError(f"sizes must be input >= 0 and hidden >= 1, got {input_size=}, {hidden_size=}")
         self.U = nn.Parameter(torch.randn(hidden_size, input_size, generator=generator) / max(input_size, 1) ** 0.5)
         self.W = nn.Parameter(torch.randn(hidden_size, hidden_size, generator=generator) / hidden_size**0.5)
-        self.alpha = nn.Parameter(torch.as_tensor(alpha, dtype=torch.get_default_dtype()).expand(hidden_size).clone())
+        leaks = torch.as_tensor(alpha, dtype=torch.get_default_dtype()).expand(hidden_size)
+        self.alpha: Any = nn.Parameter(leaks.clone())
         set_dial(self, "alpha", dial)
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
@@ -118,14 +112,11 @@ class MTRNNCell(nn.Module):
 
     with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the layers'
     side by side, lowest first.
-
     Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of the layer below a layer
     receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the new one,
     :math:`d^{k-1}_t` (``"sequential"``, their code). Each layer, lowest first, has a tau in steps; ``alpha`` is
     (layers,). Weights and biases are drawn uniform within ``1 / sqrt(fan-in)`` of 0, as in `torch.nn.Linear`.
     """
-
-    alpha: Any
 
     def __init__(
         self, input_size: int, layers: Sequence[int], tau: Sequence[float], dial: Dial, *,
@@ -148,7 +139,7 @@ class MTRNNCell(nn.Module):
         self.S = nn.ParameterList(draw(n, n, n) for n in layers)
         self.H = nn.ParameterList(draw(m, n, m) for n, m in pairwise(layers))
         self.b = nn.ParameterList(draw(n, n) for n in layers)
-        self.alpha = nn.Parameter(1 / torch.as_tensor(tau, dtype=torch.get_default_dtype()))
+        self.alpha: Any = nn.Parameter(1 / torch.as_tensor(tau, dtype=torch.get_default_dtype()))
         set_dial(self, "alpha", dial)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -195,14 +186,10 @@ class ARUCell(nn.Module):
 
     The state is (I, r) side by side, the activity r. With both alphas 1 the unit is Elman's, with ``alpha_r = 1`` a
     leaky unit whose current is the state.
-
     Source: Quax, D'Asaro & van Gerven (2020), Eqs. 12 and 13; b is the weight of their constant input 1, and the state
     before the first step is learned, as theirs. U, W and b are drawn uniform within ``scale / sqrt(fan-in)`` of 0, the
     fan-in being input, units and 1. With f `torch.sigmoid`, `torch.tanh`, `torch.relu` or `identity` it is compiled.
     """
-
-    alpha_s: Any
-    alpha_r: Any
 
     def __init__(
         self, input_size: int, hidden_size: int, alpha_s: float | Tensor, alpha_r: float | Tensor, dial: Dial, *,
@@ -212,11 +199,12 @@ class ARUCell(nn.Module):
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
         self.f, width = f, scale / (input_size + hidden_size + 1) ** 0.5
-        shapes = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
-        self.U, self.W, self.b = _uniform(width, *shapes, generator=generator)
+        self.U, self.W, self.b = _uniform(width, hidden_size, input_size, hidden_size, generator=generator)
         self.start = nn.Parameter(torch.zeros(2 * hidden_size))  # I and r before the first step
-        _set_leak(self, "alpha_s", alpha_s, copy.deepcopy(dial))
-        _set_leak(self, "alpha_r", alpha_r, dial)
+        self.alpha_s: Any = _leak("alpha_s", alpha_s, hidden_size)
+        set_dial(self, "alpha_s", copy.deepcopy(dial))
+        self.alpha_r: Any = _leak("alpha_r", alpha_r, hidden_size)
+        set_dial(self, "alpha_r", dial)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
@@ -243,7 +231,6 @@ class ARUStack(nn.Module):
 
     The state is the currents of the lower and the upper layer, then the rates of both; the activity is the rates. The
     lower layer receives the input and the upper layer side by side; layers that do not fit raise a ValueError.
-
     Source: Quax, D'Asaro & van Gerven (2020), Fig. 8A, "feedforward and feedback connections between both layers".
     """
 
@@ -295,8 +282,8 @@ class RNNCell(nn.Module):
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
-        shapes = (hidden_size, input_size), (hidden_size, hidden_size), (hidden_size,)
-        self.U, self.W, self.b = _uniform(hidden_size**-0.5, *shapes, generator=generator)
+        width = hidden_size**-0.5
+        self.U, self.W, self.b = _uniform(width, hidden_size, input_size, hidden_size, generator=generator)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
@@ -317,11 +304,10 @@ class LeakyRNNCell(RNNCell):
     (Section 3). Weights as in `RNNCell`. `CTRNNCell` has its tanh between states and what others receive.
     """
 
-    alpha: Any
-
     def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
-        _set_leak(self, "alpha", alpha, dial)
+        self.alpha: Any = _leak("alpha", alpha, hidden_size)
+        set_dial(self, "alpha", dial)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
@@ -345,9 +331,8 @@ class GatedCell(RNNCell):
 
     def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
-        gates = 1 if shared else hidden_size
-        shapes = (gates, input_size), (gates, hidden_size), (gates,)
-        self.U_g, self.W_g, self.b_g = _uniform(hidden_size**-0.5, *shapes, generator=generator)
+        gates, width = 1 if shared else hidden_size, hidden_size**-0.5
+        self.U_g, self.W_g, self.b_g = _uniform(width, gates, input_size, hidden_size, generator=generator)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the gates (..., gates) for inputs x (..., input) and the states h (..., hidden) before."""
@@ -406,7 +391,7 @@ class Network(nn.Module):
         super().__init__()
         read = read or units
         self.cell, self.unread, width = cell, units - read, scale / (read + 1) ** 0.5
-        self.V, self.c = _uniform(width, (features, read), (features,), generator=generator)
+        self.V, self.c = _uniform(width, features, read, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (time, batch, input) to y (time, batch, features)."""
