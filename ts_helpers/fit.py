@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,8 +72,7 @@ def fit(
     cannot be trained (together), data that do not fit, and settings out of range raise a ValueError.
 
     Args:
-        networks, loss: one, or a sequence that differ in nothing but parameters and buffers; ``loss(network, *data)``
-            is a scalar, of one network.
+        networks, loss: one, or several that differ in parameters and buffers alone; ``loss(network, *data)``, a scalar.
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
             0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
         epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
@@ -84,8 +83,7 @@ def fit(
             network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
         lower_bounds: by name of parameter, the least value it is set back to after each step (projection).
         clip_norm, norm_type: to which norm, of type 2 or ``math.inf``, a network's longer gradient is scaled down.
-        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, taken without gradient; of data, the loss
-            alone, if not given.
+        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, without gradient; the loss, of data.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
         patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
             to be left, however its training ended, as it was at the first evaluation that had the least.
@@ -97,8 +95,9 @@ def fit(
         name: stands before the progress bar.
     """
     metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
-    counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval)
-    counts |= dict(patience=patience, lr_patience=lr_patience)
+    counts = dict(
+        epochs=epochs, n_steps=n_steps, eval_interval=eval_interval, patience=patience, lr_patience=lr_patience
+    )
     judged = (patience, lr_patience, stop_below) != (None, None, None)
     for broken, rule in (
         ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
@@ -160,22 +159,16 @@ def fit(
     return History(found[0].at, found[0].unit, joined, diverged, taken, sum(each.seconds for each in found))
 
 
-@dataclass(eq=False)
 class _Run:
-    """The training of one stack, or of one network alone."""
+    """The training of one stack, or of one network alone, by what `fit` was told."""
 
-    plan: SimpleNamespace  # what `fit` was told of how to train
-    rows: Stack
-    loss: Metric
-    data: Data
-    metrics: Mapping[str, Metric]
-    eval_data: Sequence[Tensor]
-    least: Tensor
-    rates: InitVar[Tensor]
-
-    def __post_init__(self, rates: Tensor) -> None:
-        plan, rows = self.plan, self.rows
-        self.bounded, self.learned = bool((self.least > -math.inf).any()), rates > 0
+    def __init__(
+        self, plan: SimpleNamespace, rows: Stack, loss: Metric, data: Data, metrics: Mapping[str, Metric],
+        eval_data: Sequence[Tensor], least: Tensor, rates: Tensor,
+    ):  # fmt: skip
+        self.plan, self.rows, self.loss, self.data = plan, rows, loss, data
+        self.metrics, self.eval_data, self.least = metrics, eval_data, least
+        self.bounded, self.learned = bool((least > -math.inf).any()), rates > 0
         self.per_pass, self.n_sequences, self.orders = 1, 0, (-1, ())  # the orders of a pass: its number, and each
         if plan.batch_size is not None and not callable(self.data):
             sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in self.data}
