@@ -40,10 +40,7 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
 
 
 class Stack:
-    """The parameters of networks as one matrix, a row a network, and what is measured of all at once.
-
-    One ``alone`` is the first row: it is called as it is, and its buffers are its own.
-    """
+    """Parameters of networks as a matrix, a row each; a network ``alone`` is called as it is and keeps its buffers."""
 
     def __init__(self, networks: Sequence[nn.Module], alone: bool = False):
         self.networks, self.alone = networks, alone
