@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PACKAGE = Path(__file__).parent
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
 STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
 WRAPPED = "func", "args", "keywords", "__func__", "__self__", "fget"
 
@@ -35,7 +34,7 @@ class Identity:
 
     def of(self, value: Any, within: tuple[int, ...] = ()) -> str:
         """Return the text of a value, which is within others of these ids."""
-        if isinstance(value, PLAIN):
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
             return repr(value)
         if isinstance(value, Tensor):
             once = tuple(slice(0, 1) if step == 0 else slice(None) for step in value.stride())  # an expanded one, once
