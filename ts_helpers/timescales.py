@@ -21,12 +21,9 @@ from torch.nn.utils import parametrize
 
 
 class Dial(nn.Module):
-    """Checks and broadcasts what is assigned to ``alpha``; ``forward`` maps raw to alpha, ``inverse`` back.
+    """Checks and broadcasts what is assigned to ``alpha``; ``forward`` maps raw to alpha, ``inverse`` back."""
 
-    Alpha can be set in the open interval ``limits``, to whose upper end too where it is ``closed``.
-    """
-
-    limits, closed = (0.0, 2.0), False
+    limits, closed = (0.0, 2.0), False  # alpha is between these, or at the upper one where that is closed
     inverse: Callable[[Tensor], Tensor]
     like: Tensor
 
@@ -78,10 +75,7 @@ class Clamped(Dial):
 
 
 class Direct(Dial):
-    """Alpha itself; beyond 2 the leak of a unit is unstable.
-
-    Source: Quax, D'Asaro & van Gerven (2020), Eqs. 10-12. Nothing holds it in (0, 1].
-    """
+    """Alpha itself, as in Quax, D'Asaro & van Gerven (2020), Eqs. 10-12: not held in (0, 1], unstable beyond 2."""
 
     def forward(self, alpha: Tensor) -> Tensor:
         """Return alpha unchanged."""
