@@ -10,10 +10,7 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], name: str, total: int, first: int = 0) -> Iterator[Item]:
-    """Pass steps on, of which there are total with first done before, and show how long the others still take.
-
-    On a terminal it is a bar; elsewhere a line every half minute, and for what takes less than that, nothing.
-    """
+    """Pass on steps, total with the first done before, behind a bar; in a log, a line every half minute, if so long."""
     terminal = sys.stderr.isatty()
     shortest, longest, delay = (0.5, 1, 0) if terminal else (30, 60, 30)
     file = sys.stderr if terminal else _Lines(sys.stderr)
