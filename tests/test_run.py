@@ -226,14 +226,15 @@ def test_failing_notebook_keeps_its_copy_and_the_others_go_on(project, capsys):
     assert not (project / "notebooks/doe2020/broken.ipynb").exists()
 
 
-@pytest.mark.parametrize("imported", ["cells", "papers.doe2020.leaks"])
+@pytest.mark.parametrize("imported", ["cells", "fit", "papers.doe2020.leaks"])
 def test_kernels_are_compiled_once_where_a_notebook_that_runs_needs_them(project, monkeypatch, imported):
     calls = []
     monkeypatch.setattr(run, "execute", lambda job: "")
     monkeypatch.setattr(run.subprocess, "run", lambda words: calls.append(words[1:]))
     add(project, "new", f"import ts_helpers.{imported}")
     add(project, "newer", f"import ts_helpers.{imported}")
-    (project / "ts_helpers/cells.py").write_text("")
+    for name in ("cells", "fit"):
+        (project / f"ts_helpers/{name}.py").write_text("")
     assert run.main([]) == 0
     assert calls == ([["-m", "ts_helpers.engine"]] if imported == "cells" else [])
 

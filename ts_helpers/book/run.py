@@ -33,16 +33,13 @@ ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that fa
 
 
 class Job:
-    """One notebook, with the parameters it is to run with and the places of what comes out.
-
-    ``executed`` is beside its source or below ``out``; ``partial`` is the notebook while it runs, and when it fails.
-    """
+    """One notebook, the parameters it is to run with, and where what comes out lies: in the book or below ``out``."""
 
     def __init__(self, name: str, parameters: dict[str, Any] | None = None, out: Path | None = None):
         self.name, self.parameters = name, dict(parameters or {})
         self.source = NOTEBOOKS / f"{name}.md"
         self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
-        self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")
+        self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")  # until it has succeeded
         self.records = out or ROOT / "_build" / "records"
 
     @cached_property
@@ -93,12 +90,10 @@ class Job:
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
         files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for at in own for f in (at, *sorted(at.glob("*")))]
-        versions = [version(name) for name in PACKAGES]
         archived = sorted((RESULTS / self.name).parent.glob("*.paper.*"))  # a chapter may draw on its paper's others
-        parts: list[str | Path] = [json.dumps([parameters, claims, versions, files], sort_keys=True)]
-        for path in [self.source, *self.helpers, *archived]:
-            parts += [path.relative_to(ROOT).as_posix(), path]
-        return digest(*parts)
+        text = json.dumps([parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
+        read = [self.source, *self.helpers, *archived]
+        return digest(text, *[part for path in read for part in (path.relative_to(ROOT).as_posix(), path)])
 
     @cached_property
     def last(self) -> dict[str, Any]:
@@ -185,8 +180,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
             "IPYTHONDIR": profile,
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        compiling = {ROOT / "ts_helpers" / name for name in ("cells.py", "fit.py")}
-        if any(compiling.intersection(job.helpers) for job in jobs):  # once, lest every worker compile the same
+        if any(ROOT / "ts_helpers" / "cells.py" in job.helpers for job in jobs):  # once, not in each worker
             subprocess.run([sys.executable, "-m", "ts_helpers.engine"])  # what fails here fails in a notebook by name
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
