@@ -1,7 +1,4 @@
-"""Results that carry how they were made: a record's folder, written and read whole, and the archive below ``results/``.
-
-What the findings in a record mean is in `claims`.
-"""
+"""Results that carry how they were made: folders of records, and the archive below ``results/``; nothing is judged."""
 
 import json
 import platform
@@ -50,17 +47,14 @@ class Record:
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
         seed, device = (either(*(part[name] for part in self.parts)) for name in ("seed", "device"))
         commit = either(*(part["commit"][:7] for part in self.parts))
-        return (
-            f"Recorded at scale {self.provenance['scale']}: {settings}, seed {seed}, commit {commit}, {device}, "
-            f"{self.provenance['seconds'] / 3600:.1f} hours."
-        )
+        scale, hours = self.provenance["scale"], self.provenance["seconds"] / 3600
+        return f"Recorded at scale {scale}: {settings}, seed {seed}, commit {commit}, {device}, {hours:.1f} hours."
 
 
 def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding]) -> Path:
     """Write a record, with findings of this run and of the archived one, as a whole or not at all; return its folder.
 
-    ``made`` is how the results were made, to which commit and versions are added. A variable without ``long_name``, or
-    a number without ``units``, is a ValueError: records are for others to read.
+    ``made`` says how, but for commit and versions. ValueError: a variable lacks ``long_name``, a number ``units``.
     """
     for name, variable in results.variables.items():
         if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
@@ -121,12 +115,9 @@ def archive(*records: Path) -> Path:
     """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
 
     Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
-    ``arm`` and ``seed`` with those archived already. What is archived of the same part makes way for the new one, and
-    what is archived of an arm for a new record of all its runs.
-
-    Raises:
-        ValueError: a record is damaged, of another scale or notebook, one of several whole runs, a part without the
-            coordinates that it is joined along, or a single run of other settings than its arm's but for ``n_seeds``.
+    ``arm`` and ``seed`` with what is archived; each replaces the same part, an arm with all its runs any part of it.
+    ValueError: a record is damaged, of another scale or notebook, one of several whole runs, a part without the
+    coordinates that it is joined along, or a single run of other settings than its arm's but for ``n_seeds``.
     """
     made = [load(path) for path in records]
     first = made[0].provenance
@@ -165,8 +156,8 @@ def archive(*records: Path) -> Path:
     shared["seconds"] = round(sum(part["seconds"] for part in parts), 1)
     shared["parts"] = sorted(parts, key=lambda part: repr(_part(part)))
     with tempfile.TemporaryDirectory() as folder:
-        joined.to_netcdf(Path(folder) / "results.nc", engine="h5netcdf")
-        return _put(Path(folder) / "results.nc", first | shared)
+        joined.to_netcdf(results := Path(folder, "results.nc"), engine="h5netcdf")
+        return _put(results, first | shared)
 
 
 def _put(results: Path, made: dict[str, Any]) -> Path:
@@ -191,8 +182,8 @@ def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 def _arms(results: xr.Dataset) -> dict[Any, xr.Dataset]:
     """Return each arm, its runs numbered, its coordinates of text as objects: joined as they are, they would be cut."""
-    texts = [name for name, variable in results.coords.items() if variable.dtype.kind in "UT"]
-    results = results.drop_encoding().assign_coords({name: results[name].astype(object) for name in texts})
+    texts = {name: each.astype(object) for name, each in results.coords.items() if each.dtype.kind in "UT"}
+    results = results.drop_encoding().assign_coords(texts)
     if "seed" in results.dims and "seed" not in results.coords:
         numbers = range(results.sizes["seed"])
         results = results.assign_coords(seed=("seed", numbers, {"units": "1", "long_name": "index of the run"}))
