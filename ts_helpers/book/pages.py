@@ -1,9 +1,6 @@
 """Pages made from claims, chapters and records, and a check that prose agrees with them; no chapter's own figure.
 
-    python -m ts_helpers.book.pages [--readme]
-
-It writes what pages and chapters include, below ``_build/pages``, and exits 1 if a chapter or the README has another
-verdict than the record. With ``--readme`` it writes the README's table of verdicts anew, and nothing else.
+``python -m ts_helpers.book.pages`` writes what is included, below ``_build/pages``; with ``--readme`` only the README.
 """
 
 import argparse
@@ -84,18 +81,15 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
                 row = [verdict, str(min(m.seeds for m in finding.measured)), finding.scale + given]
             text = f"{claim.claim} *({claim.source})*"
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
-            for quantity, estimate in zip(claim.quantities, estimates(claim, finding, ""), strict=True):
-                measured.append([claim.id, quantity.meaning, quantity.words, estimate])
+            shown = zip(claim.quantities, estimates(claim, finding, ""), strict=True)
+            measured += [[claim.id, quantity.meaning, quantity.words, estimate] for quantity, estimate in shown]
         parts += [f"## {title}\n", table(["id", "claim", "verdict", "runs", "scale", "figure"], rows)]
         parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], measured))
     return "\n".join(parts)
 
 
 def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, str]:
-    """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim.
-
-    Of a quantity's meaning a chapter shows what is before the semicolon; after it the criterion is explained.
-    """
+    """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim."""
     made: dict[str, str] = {}
     lists: dict[str, list[list[str]]] = {}
     for claim in claims.values():
@@ -103,6 +97,7 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
         verdict = finding.words if finding else "not run yet"
         row = [claim.id, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
         lists[claim.chapter] = [*lists.get(claim.chapter, []), row]
+        # of a meaning, what is before the semicolon: after it the criterion is explained
         columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
         head = [claim.id, "criterion"]
         if record:
@@ -147,10 +142,7 @@ def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
 
 
 def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the README with its table of verdicts written anew; ValueError if it has not one place for the table.
-
-    Where a record does not count, the verdict is the one that the chapter's prose was written for.
-    """
+    """Return the README, its verdicts anew: the prose's where no record counts; ValueError: not one place for them."""
     rows = []
     for title, mine in by_paper(claims).items():
         for chapter in dict.fromkeys(claim.chapter for claim in mine):
@@ -167,11 +159,7 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
 
 
 def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str) -> list[str]:
-    """Return what prose says against the records.
-
-    A chapter must say once for each claim, ``% prose C2: reproduced``, which verdict its paragraph was written for; the
-    table in ``text``, the README, must be the one that `readme` writes.
-    """
+    """Return what prose says against the records: a chapter's lines ``% prose C2: reproduced``, and the README."""
     wrong = []
     for claim in (claim for claim in claims.values() if text_of(claim.chapter)):
         where, words, verdict = f"notebooks/{claim.chapter}.md", said(claim), measured_verdict(claim, found)
