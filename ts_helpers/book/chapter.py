@@ -28,18 +28,14 @@ Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 @dataclass
 class Found:
-    """Results by title, the recorded ones first, those that verdicts rest on, and findings of this and that run."""
+    """Results by title, those that verdicts rest on and their title, and the findings of this run and the recorded."""
 
+    title: str
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
     recorded: records.Record | None
     live: list[claims.Finding]
     archived: list[claims.Finding]
-
-    @property
-    def title(self) -> str:
-        """The title of the results that the verdicts rest on."""
-        return next(iter(self.runs))
 
 
 class Chapter:
@@ -84,13 +80,9 @@ class Chapter:
     ) -> Found:  # fmt: skip
         """Judge the chapter's claims on this run and on the recorded one, and give both to the prose.
 
-        The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``.
-
-        Args:
-            size: says how large a run was, for titles.
-            quantities: by claim, functions of results that return one value a seed, called (or named) as the claim's
-                quantities in ``book/claims.yml``.
-            stand_in: says of results and a claim what data tests it, where that is not the paper's.
+        The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``. Titles
+        get ``size``, how large a run was. ``quantities`` has for each claim functions of results that return one value
+        a seed, called (or named) as in ``book/claims.yml``. ``stand_in`` says what data is not the paper's, if any.
         """
         recorded = records.archived(self.name)
         runs = {f"this run: {size(results)}": results}
@@ -114,7 +106,7 @@ class Chapter:
         for key, text in told.items():
             glue(key, text, display=False)
         self.results = results
-        self.found = Found(runs, recorded.results if recorded else results, recorded, live, archived)
+        self.found = Found(next(iter(runs)), runs, recorded.results if recorded else results, recorded, live, archived)
         return self.found
 
     def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
