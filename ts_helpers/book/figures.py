@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-# From the palette of Okabe and Ito (2008), which survives colour blindness; ordered so that neighbours differ
-# in lightness too, and paired with a dash, so that they survive a grey print.
+# Of Okabe and Ito (2008), for colour blindness; neighbours differ in lightness, and in dash, for a grey print.
 COLOURS = BLUE, ORANGE, BLACK, GREEN = "#0072b2", "#e69f00", "#000000", "#009e73"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
@@ -65,7 +64,7 @@ def levels(ax: Axes, *values: float, vertical: bool = False) -> None:
 def slider(
     draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: Callable[[float], str], start: int = 0
 ) -> widgets.VBox:
-    """Return a slider over figures drawn beforehand, with texts ``alt``: no kernel; ``start`` is the first's index."""
+    """Return a slider, without a kernel, over figures drawn beforehand, with texts ``alt``; index ``start`` first."""
     pages = []
     for value in values:
         fig, buffer = draw(value), io.BytesIO()
@@ -90,10 +89,8 @@ def beside(
 ) -> Figure:  # fmt: skip
     """Draw the same figure of several runs, by title, side by side: an archived one and the page's own, say.
 
-    Args:
-        draw: draws one run into one column of axes, top to bottom; ``sharex`` says whether these have one x axis.
-        height: of one of the axes, in inches.
-        legend: how the first axes' legend is to be, ``loc`` or ``ncols``; it has one if anything there has a label.
+    ``draw`` draws a run into a column of axes, top to bottom, of ``height`` inches each, one x axis if ``sharex``. The
+    first axes have a legend if anything there has a label; ``legend`` is how, ``loc`` or ``ncols``.
     """
     how: dict[str, Any] = dict(sharex="col" if sharex else False, sharey="row", squeeze=False)
     fig, axes = plt.subplots(rows, len(runs), figsize=(7.8, height * rows), **how)
