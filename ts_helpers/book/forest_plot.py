@@ -114,8 +114,8 @@ def _column(ax: Axes, papers: Mapping[str, Group], height: float) -> None:
 
 def _row(ax: Axes, y: float, quantity: Quantity, finding: Finding | None, n: int) -> None:
     places = span(finding.measured[n], quantity) if finding else None
-    if finding is None or places is None:
+    if finding and places:
+        ax.plot(places[1:], [y, y], color=LOOKS[finding.verdict]["color"], lw=2, ls="-", solid_capstyle="butt")
+        ax.plot(places[0], y, ls="", clip_on=False, zorder=3, **MARK, **LOOKS[finding.verdict])
+    else:
         ax.text(-1, y, "no value" if finding else "not run yet", size=7.5, va="center", color="0.35", style="italic")
-        return
-    ax.plot(places[1:], [y, y], color=LOOKS[finding.verdict]["color"], lw=2, ls="-", solid_capstyle="butt")
-    ax.plot(places[0], y, ls="", clip_on=False, zorder=3, **MARK, **LOOKS[finding.verdict])
