@@ -13,8 +13,7 @@ ROLE = re.compile(r"\{eval\}`([^`]+)`")
 def expand(notebook: NotebookNode) -> NotebookNode:
     """Return the notebook with a cell before each text that asks for numbers, and their names in the text.
 
-    ``{eval}`tau.median():.1f``` is what ``f"{tau.median():.1f}"`` makes of it. Sphinx, which runs nothing, finds the
-    values by their names, `myst_nb.glue`'s.
+    ``{eval}`tau:.1f``` is what ``f"{tau:.1f}"`` makes of it. Sphinx, which runs nothing, finds it by its name in glue.
     """
     made, count = deepcopy(notebook), itertools.count()
     made.cells = []
