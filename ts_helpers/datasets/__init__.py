@@ -6,6 +6,7 @@ Arguments out of the range that a docstring gives, sizes below 1 and files that 
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[2] / "_build" / "data"  # where downloads are kept, so that they are only once
+PATIENCE = 10.0  # with a host that does not answer, seconds
 
 
 def at_least(least: int, **sizes: int) -> None:
