@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers.datasets import DATA, at_least
+from ts_helpers.datasets import DATA, PATIENCE, at_least
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 DIGITS = "zero one two three four five six seven eight nine"
@@ -30,7 +30,6 @@ PENN_SIZES = [929_589, 73_760, 82_430]  # words, ends of lines with them, by whi
 LEAST = 20  # symbols of a text, below which a part would have none
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"  # whatever comes is checked
 TEXT8_SHA256 = "6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7"  # of the text, unpacked
-PATIENCE = 10.0  # with a host that does not answer, seconds
 
 _SPELLED = str.maketrans({c.upper(): c for c in ALPHABET} | {str(i): f" {d} " for i, d in enumerate(DIGITS.split())})
 
@@ -50,8 +49,7 @@ def cleaned(text: str) -> str:
     """Write a text with a to z and space, of which none follows another.
 
     Capitals become small; a digit becomes its English name, a word; anything else, accented letters too, a space.
-    Source: Mahoney, "About the Test Data" (mattmahoney.net/dc/textdata.html), whose text8 is Wikipedia so written. His
-    program first takes out its markup; ours does not.
+    Source: Mahoney, mattmahoney.net/dc/textdata.html, of whose text8, Wikipedia so written, markup is removed first.
     """
     return re.sub("[^a-z]+", " ", text.translate(_SPELLED))
 
@@ -61,7 +59,6 @@ def characters(source: str | Path = "python") -> Text:
 
     Source: Tallec & Ollivier (2018), Appendix A, "Next character prediction on text8". Departure: the default, which
     needs no network, is the help texts that come with Python, 400,000 characters that differ from version to version.
-
     The source is ``"python"``; ``"text8"``, 31 MB, downloaded once or a RuntimeError; or a file in UTF-8, 20 or more.
     The text is numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
     """
@@ -76,10 +73,9 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
     Source: Tallec & Ollivier (2018), Appendix A, "Next word prediction on Penn Treebank". Departure: the default is
     Python's help texts, as for `characters`, in one line.
 
-    Args:
-        source: ``"python"``; or a text file in UTF-8, 20 words or more; or a folder with the files `PENN`.
-        most: words to tell apart, 2 or more, the most frequent of the training part; every other is ``<unk>``.
-            In the text, int64, that is 0, the most frequent 1. Guessing n words at random has a perplexity of n.
+    The source is ``"python"``; or a text file in UTF-8, 20 words or more; or a folder with the files `PENN`. Words to
+    tell apart are the ``most``, 2 or more, most frequent of the training part; every other is ``<unk>``, in the text,
+    int64, 0, the most frequent 1. Guessing n words at random has a perplexity of n.
     """
     at_least(2, most=most)
     if source != "python" and Path(source).is_dir():
@@ -99,9 +95,7 @@ def streams(codes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
     """Cut a text, (symbols,), into ``batch`` streams, and these into windows of ``length`` steps; none overlap.
 
     Sequence b of a window goes on as sequence b of the next, so that a network may keep its state; the end is dropped.
-    x and y, the symbol that follows each of x, are (windows, time, batch), of the type of ``codes``
-    (`torch.nn.functional.one_hot` needs ``long()``).
-
+    x and y, the symbol that follows each of x, are (windows, time, batch), typed as codes (`one_hot` needs ``long()``).
     Source: Tallec & Ollivier (2018), Appendix A: "batches of size 128 made of non-overlapping sequences of length 180".
     """
     at_least(1, batch=batch, length=length)
