@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers.datasets import DATA
+from ts_helpers.datasets import DATA, PATIENCE
 
 CLASSES = 10  # of every source; guessing one at random is right for a tenth of the images
 HELD = 6  # one image in so many is drawn to be held out
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 MNIST = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 COUNTS = {"mnist": MNIST, "fashion": [6000] * CLASSES}  # training images of each class, by which a set is known
-PATIENCE = 10.0  # with a host that does not answer, seconds
 
 
 @dataclass
@@ -50,7 +49,6 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
     Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images they
     validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because they
     need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
-
     The source is ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
     ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``. A folder
     holds four files in MNIST's format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``.
