@@ -2,8 +2,7 @@
 
 `COMPONENTS` has (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these are
 found by a random search for sums that fit what its authors' code gives away: 4 or 5 components, about 0.1 to 18 cycles,
-values within [-1.9, 1.6], closed-loop errors of 42.1 of a constant mean and 8.24 of a perfect copy one step off (ours:
-42.0 and 8.22).
+values within [-1.9, 1.6], closed-loop errors of 42.1 of a constant mean and 8.24 of a perfect copy one step off.
 """
 
 import math
@@ -32,9 +31,8 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
 
     .. math:: x_t = \sum_i a_i \sin(2 \pi c_i t / 100), \qquad t = 0, 1, \dots
 
-    Source: Benureau & Tani (2018), Section 2, and what their code says of the data, see the module. x is (time,
-    sequences, 1), 3 steps or more. Of the default ones, predicting each one's mean scores a squared error of 42.0,
-    summed over 100 steps; repeating the value before scores 8.22.
+    Source: Benureau & Tani (2018), Section 2, see the module; x is (time, sequences, 1), 3 or more steps. Of the
+    default ones, each one's mean scores a squared error of 42.0, summed over 100 steps; the value before, 8.22.
     """
     if n_steps < 3 or not components or not all(components):
         counts = [len(c) for c in components]
@@ -47,9 +45,8 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
 def random_components(n_sequences: int, *, generator: Generator) -> Components:
     """Draw components as `COMPONENTS` were drawn, to see what hangs on the five sequences.
 
-    Source: ours. Each has 4 or 5 sines, cycles log-uniform in [0.1, 18], each at least 1.3 times the one below,
-    amplitudes uniform in [0.1, 0.7]; what leaves [-1.95, 1.65] within 100 steps, or has a sum of squares about its mean
-    beyond [18, 75], is drawn again.
+    Ours: 4 or 5 sines each, cycles log-uniform in [0.1, 18], 1.3 times the one below or more, amplitudes uniform in
+    [0.1, 0.7]; redrawn if 100 steps leave [-1.95, 1.65], or their squares about the mean do not sum to 18 to 75.
     """
     at_least(1, n_sequences=n_sequences)
     low, high = math.log(0.1), math.log(18)
