@@ -66,8 +66,7 @@ def memoryless_warped(n_steps: int, least: int, most: int) -> float:
 
     .. math:: H(q) + (1 - q) \log 8, \qquad q = \mathrm{E}[\min(D, n)] / n
 
-    with q the share of the n steps that the first letter takes by lasting D, and H(q) the entropy, in nats, of whether
-    y is the dummy.
+    with q the share of the n steps that the first letter, lasting D, takes; H(q), in nats, the entropy of y = 0.
     """
     q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
     return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
