@@ -19,9 +19,8 @@ def copying(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, 
     """Ten symbols, a pause of T steps that ends with the signal, and the symbols as targets.
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks": "remembering an input sequence for exactly T timesteps",
-    which lie between the last symbol and the first target. x and y, (time, sequences), have ``T + 20`` steps: x has 10
-    symbols, T - 1 dummies, the signal, 10 dummies, and y T + 10 dummies, then the symbols. Guessing these scores
-    ``memoryless(T + 20)``.
+    from last symbol to first target. x and y are (time, sequences), of ``T + 20`` steps: x 10 symbols, T - 1 dummies,
+    the signal, 10 dummies; y T + 10 dummies, then the symbols. Guessing these scores ``memoryless(T + 20)``.
     """
     at_least(1, T=T, n_sequences=n_sequences)
     return _copy(torch.full((n_sequences,), T - 1), T + 2 * SYMBOLS, generator)
