@@ -17,7 +17,6 @@ def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tens
     differs with ``n_back``, below 4 of which it is too long for 20 Hz. x and y are (time, sequences, 1), ``2.5 n_back``
     steps (rounded down): the signal, and that of ``n_back`` steps before, NaN where there is none. Predicting 0 scores
     a mean squared error of 1, as do linear guesses from x.
-
     Source: Quax, D'Asaro & van Gerven (2020), "Testing memory capacity". Their filter is open; ours is ideal, with an
     autocorrelation of about ``sin(40 pi t) / (40 pi t)``: a lag of 100 ms is uncorrelated with the present.
     """
