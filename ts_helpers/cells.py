@@ -3,8 +3,7 @@
 No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls). Of all cells
 ``input_size`` and ``hidden_size`` are features of ``x_t`` and units, 1 or more; ``alpha`` is the initial leak rate, a
 number for all units or a tensor (hidden,), and ``dial`` where it comes from, see `timescales`; ``generator`` draws the
-weights. Other sizes, shapes and types, or an alpha outside the dial's limits, raise a ValueError. ``cell.alpha`` reads
-as a tensor, and a number can be assigned to it.
+weights. Other sizes, shapes and types, or an alpha outside the dial's limits, raise a ValueError.
 """
 
 import copy
@@ -111,11 +110,10 @@ class MTRNNCell(nn.Module):
         \qquad d^k = \tanh(h^k), \quad \alpha_k = 1 / \tau_k
 
     with the input :math:`x_t` in the place of :math:`d^{-1}`, and no :math:`H` at the top. The state is the layers'
-    side by side, lowest first.
-    Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of the layer below a layer
-    receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the new one,
-    :math:`d^{k-1}_t` (``"sequential"``, their code). Each layer, lowest first, has a tau in steps; ``alpha`` is
-    (layers,). Weights and biases are drawn uniform within ``1 / sqrt(fan-in)`` of 0, as in `torch.nn.Linear`.
+    side by side, lowest first. Source: Benureau & Tani (2018), Section 2.1. The text does not say which activity of
+    the layer below a layer receives, that of the step before, :math:`d^{k-1}_{t-1}` (``update="simultaneous"``), or the
+    new one, :math:`d^{k-1}_t` (``"sequential"``, their code). Each layer has a tau in steps; ``alpha`` is (layers,).
+    Weights and biases are drawn uniform within ``1 / sqrt(fan-in)`` of 0, as in `torch.nn.Linear`.
     """
 
     def __init__(
@@ -282,8 +280,7 @@ class RNNCell(nn.Module):
         super().__init__()
         if input_size < 1 or hidden_size < 1:
             raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
-        width = hidden_size**-0.5
-        self.U, self.W, self.b = _uniform(width, hidden_size, input_size, hidden_size, generator=generator)
+        self.U, self.W, self.b = _uniform(hidden_size**-0.5, hidden_size, input_size, hidden_size, generator=generator)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Map x (batch, input) and h (batch, hidden) to the next h."""
@@ -325,8 +322,7 @@ class GatedCell(RNNCell):
         h_t &= (1 - g_t) \odot h_{t-1} + g_t \odot \tanh(U x_t + W h_{t-1} + b)
 
     Source: Tallec & Ollivier (2018), Eqs. 9 and 10, one gate a unit, as in their experiments; ``shared``, one for all
-    units, makes it Eq. 8. The gates' bias is what their Section 2 sets by the range of time scales. Weights as in
-    `RNNCell`, the gates' last.
+    units, makes it Eq. 8. Their Section 2 sets b_g by the range of time scales. Weights as in `RNNCell`, gates' last.
     """
 
     def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: Generator):
