@@ -21,8 +21,7 @@ Data = Sequence[Tensor] | Callable[[int], Sequence[Tensor]]
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's, as everywhere
 ALPHA = 0.9  # RMSprop's moving average, as in Tieleman & Hinton's lecture; torch's own default is 0.99
-AT_ONCE, NUMBERS = 32, 100_000  # networks in one stack, or as many more as have so many parameters together: beyond
-# that, more bring no speed on a CPU, and fall out of its cache
+AT_ONCE, NUMBERS = 32, 100_000  # networks in a stack, or as many as have so many parameters: more outgrow a CPU's cache
 MEMORY = 4 * 2**30  # bytes that a step of a stack may take
 
 
@@ -76,8 +75,7 @@ def fit(
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
             0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
         epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
-        batch_size, shuffle_seed: sequences in a minibatch (None: all; the last of a pass has what is left), and the
-            seed of their orders, a new one in each pass, the same for all networks.
+        batch_size, shuffle_seed: sequences in a minibatch (None: all; the last has the rest); seed of their orders.
         optimizer, lr: "adam" or "rmsprop", and its learning rate, one number or one a network.
         lr_scale: by name of parameter (wild cards allowed), what multiplies its learning rate, one number or one a
             network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
@@ -95,9 +93,8 @@ def fit(
         name: stands before the progress bar.
     """
     metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
-    counts = dict(
-        epochs=epochs, n_steps=n_steps, eval_interval=eval_interval, patience=patience, lr_patience=lr_patience
-    )
+    counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval)
+    counts |= dict(patience=patience, lr_patience=lr_patience)
     judged = (patience, lr_patience, stop_below) != (None, None, None)
     for broken, rule in (
         ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
