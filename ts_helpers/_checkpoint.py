@@ -19,7 +19,6 @@ from torch.nn.utils import parametrize
 
 PACKAGE = Path(__file__).parent
 STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
-WRAPPED = "func", "args", "keywords", "__func__", "__self__", "fget"
 
 
 class Identity:
@@ -72,7 +71,7 @@ class Identity:
             case type():
                 held = [*value.__bases__, {k: v for k, v in vars(value).items() if k != "__firstlineno__"}]
             case functools.partial() | types.MethodType() | property() | staticmethod() | classmethod():
-                held = [getattr(value, name, None) for name in WRAPPED]
+                held = [getattr(value, k, None) for k in ("func", "args", "keywords", "__func__", "__self__", "fget")]
             case _ if hasattr(value, "__dict__") and not f"{type(value).__module__}.".startswith("ts_helpers.book."):
                 held = [type(value), vars(value)]
             case _:
