@@ -5,11 +5,10 @@ or `Gate`, maps the raw number that the optimiser moves, tau, alpha, log tau or 
 `set_dial` attaches it; then ``cell.alpha`` reads ``alpha``, and ``cell.alpha = 0.3`` sets the raw number to the one
 that gives 0.3. Fixed or learned is its ``requires_grad``; shared, per layer or per unit its shape.
 
-A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that the unit
-forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_`, of Tallec &
-Ollivier (2018), draw T and set ``b = log(T - 1)`` or ``log(T)``: the forget gate of an LSTM to b and its input gate to
--b; the update gate of a GRU to b, since torch's z multiplies the old state; a tensor, the bias of the g of their Eq.
-10, to -b, since g multiplies the new state.
+A gate with bias b and no other input keeps the fraction :math:`\sigma(b)` of a unit's state in a step, so that it
+forgets in :math:`T = 1 / (1 - \sigma(b)) = 1 + e^b` steps. `chrono_init_` and `unknown_range_init_` draw T and set
+``b = log(T - 1)`` or ``log(T)``: the forget gate of an LSTM to b and its input gate to -b; the update gate of a GRU to
+b, since torch's z multiplies the old state; a tensor, the bias of a `GatedCell`, to -b, since g multiplies the new.
 """
 
 import math
@@ -18,6 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
+
+Gated = nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell
 
 
 class Dial(nn.Module):
@@ -135,9 +136,6 @@ def raw_name(name: str) -> str:
     return f"{path}.parametrizations.{last}.original".lstrip(".")
 
 
-Gated = nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell
-
-
 def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
     """Set the bias of one gate, in every layer and direction.
 
@@ -181,8 +179,7 @@ def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, gen
 def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: Generator) -> None:
     r"""Let each unit of each layer forget in a time T of the law `heavy_tailed`, where no range is known: b = log(T).
 
-    Source: Tallec & Ollivier (2018), footnote 7. Departure: T goes no further than T_max. Refuses as that and
-    `set_gate_bias_`.
+    Source: Tallec & Ollivier (2018), footnote 7. Departure: T is at most T_max. Refuses as that and `set_gate_bias_`.
     """
     law = heavy_tailed(T_max)
 
