@@ -13,10 +13,9 @@ def progress(items: Iterable[Item], name: str, total: int, first: int = 0) -> It
     """Pass on steps, total with the first done before, behind a bar; in a log, a line every half minute, if so long."""
     terminal = sys.stderr.isatty()
     shortest, longest, delay = (0.5, 1, 0) if terminal else (30, 60, 30)
-    file = sys.stderr if terminal else _Lines(sys.stderr)
     yield from tqdm(
         items, name, total=total, initial=first, unit="step", ascii=True, leave=not terminal,
-        file=file, mininterval=shortest, maxinterval=longest, delay=delay,
+        file=sys.stderr if terminal else _Lines(sys.stderr), mininterval=shortest, maxinterval=longest, delay=delay,
     )  # fmt: skip
 
 
