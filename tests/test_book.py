@@ -1,7 +1,4 @@
-"""Chapters as they run, at smoke scale; and the built pages in headless Chromium, as a reader meets them.
-
-`make test` takes the canary chapter alone, `make check` all, `make determinism` those marked weekly.
-"""
+"""Chapters as they run, at smoke scale, and the built pages in headless Chromium; the Makefile says which are when."""
 
 import json
 import shutil
