@@ -77,6 +77,7 @@ def test_dataset_is_labelled_and_its_numbers_have_units(told):
 def test_verdicts_rest_on_this_run_where_none_is_recorded(told):
     found = judge(live := results(100, 100))
     assert (found.best, found.recorded, found.title) == (live, None, "this run: 100 runs")
+    assert found.which == "the run of this page (100 runs)"
     assert told["C2-verdict"] == told["C2-verdict-live"] == "reproduced"
     assert told["recorded"] == "No paper-scale run is recorded."
 
@@ -86,6 +87,7 @@ def test_verdicts_rest_on_the_recorded_run_and_each_is_judged_by_its_own_data(to
     live = results(100, 100, data="pebbles")
     found = judge(live, stand_in=lambda r, claim: says[r.attrs["data"]].format(claim))
     assert (list(found.runs), found.best) == (["recorded: 200 runs", "this run: 100 runs"], recorded.results)
+    assert found.which == "the recorded run (200 runs)"
     assert [f.verdict for f in (*found.live, *found.archived)] == ["inconclusive", "not reproduced"]
     assert told["C2-verdict-live"] == "inconclusive (pebbles, not the gold of C2)"
     assert told["C2-verdict"] == "not reproduced"
@@ -98,21 +100,34 @@ def test_quantity_is_named_by_its_function(told):
         judge(results(3, 3), {"C2": [outputs_match]})
 
 
-def test_record_is_saved_with_its_settings_and_checkpoints_go_when_all_is_trained(told, tmp_path):
+def test_record_is_saved_with_its_settings_and_seconds_by_themselves(told, tmp_path):
     one, made = chapter(tau=0.5), results(3, 3)
-    judge(made, of=one)
-    one.checkpoints.mkdir(parents=True)
-    for trained, whole in ((7200.0, False), (0.0, True)):
-        one.save(trained=trained, whole=whole)
-        record = load(tmp_path / "doe2020" / "leak")
-        assert one.checkpoints.exists() != whole
-        assert trained <= record.provenance["seconds"] <= trained + 60 * whole
+    judge(made.assign(seconds=("seed", [7200.0, np.nan, 1.0])), of=one)
+    one.save()
+    record = load(tmp_path / "doe2020" / "leak")
     xr.testing.assert_identical(record.results, made)
+    assert record.provenance["seconds"] == 7201
     assert [*record.findings] == ["C2"]
     assert record.provenance["parameters"] == {"n": None, "tau": 0.5}
     assert record.provenance["settings"] == vars(one.settings)
     assert {"seed", "device", "threads", "start"} <= set(record.provenance)
+    one.save(made)
+    assert load(tmp_path / "doe2020" / "leak").provenance["seconds"] < 60
 
+
+@pytest.mark.parametrize("part", ["only", "only_run", "hours", "n"])
+def test_checkpoints_go_when_all_is_trained(told, part):
+    one = Chapter("doe2020/leak", dict(scale="book", seed=3, device="cpu") | {part: 0}, **{part: None})
+    one.checkpoints.mkdir(parents=True)
+    one.save(results(3, 3))
+    assert one.checkpoints.exists() == (part != "n")
+
+
+def test_arms_are_joined_along_a_labelled_dimension(told):
+    arms = {name: results(3, n).drop_vars("arm").assign_coords(epoch=[0, n]) for n, name in ((1, "a"), (2, "b"))}
+    joined = chapter().concat(arms, "what differs")
+    assert (joined.arm.values.tolist(), joined.arm.attrs) == (["a", "b"], {"long_name": "what differs"})
+    assert (joined.ok.dims, joined.loss.shape) == (("arm", "seed"), (2, 3, 3))
 
 def test_numbers_over_runs_read_well():
     assert (median([1, np.nan, 3], "g"), span([5, np.inf, 2], "g"), share([True, False])) == ("2", "2 to 5", "1 of 2")

@@ -16,7 +16,7 @@ from IPython.display import Markdown
 from myst_nb import glue
 from numpy.typing import ArrayLike
 
-from ts_helpers.book import claims, figures, records
+from ts_helpers.book import claims, figures, records  # chapters take claims and figures from here
 from ts_helpers.book.parameters import SCALES
 from ts_helpers.book.paths import checkpoint_folder
 
@@ -28,9 +28,10 @@ Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 @dataclass
 class Found:
-    """Results by title, those that verdicts rest on and their title, and the findings of this run and the recorded."""
+    """Results by title, those that verdicts rest on, with their title and words for prose, and both runs' findings."""
 
     title: str
+    which: str
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
     recorded: records.Record | None
@@ -74,6 +75,11 @@ class Chapter:
         made = [{name: _labelled(name, *entry) for name, entry in each.items()} for each in (variables, coords or {})]
         return xr.Dataset(made[0], made[1], attrs)
 
+    def concat(self, arms: Mapping[str, xr.Dataset], long_name: str, **how: Any) -> xr.Dataset:
+        """Join arms along a labelled dimension ``arm``; ``how`` goes to ``xr.concat``."""
+        join = dict(data_vars="all", join="outer", combine_attrs="drop_conflicts") | how
+        return xr.concat(arms.values(), xr.Variable("arm", list(arms), {"long_name": long_name}), **join)
+
     def judge(
         self, results: xr.Dataset, size: Callable[[xr.Dataset], str], quantities: Quantities | None = None,
         stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "",
@@ -85,9 +91,9 @@ class Chapter:
         a seed, called (or named) as in ``book/claims.yml``. ``stand_in`` says what data is not the paper's, if any.
         """
         recorded = records.archived(self.name)
-        runs = {f"this run: {size(results)}": results}
-        if recorded:
-            runs = {f"recorded: {size(recorded.results)}": recorded.results} | runs
+        best = recorded.results if recorded else results
+        runs = {f"recorded: {size(best)}": best} if recorded else {}
+        runs[f"this run: {size(results)}"] = results
 
         def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
@@ -105,22 +111,25 @@ class Chapter:
                 told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
         for key, text in told.items():
             glue(key, text, display=False)
+        which = f"{'the recorded run' if recorded else 'the run of this page'} ({size(best)})"
         self.results = results
-        self.found = Found(next(iter(runs)), runs, recorded.results if recorded else results, recorded, live, archived)
+        self.found = Found(next(iter(runs)), which, runs, best, recorded, live, archived)
         return self.found
 
-    def save(self, results: xr.Dataset | None = None, *, trained: float = 0.0, whole: bool = True) -> None:
-        """Save the record of what was judged, or of ``results``; remove checkpoints if the ``whole`` of it is trained.
+    def save(self, results: xr.Dataset | None = None) -> None:
+        """Save the record of what was judged, or of ``results``; remove checkpoints unless only a part was to be made.
 
-        ``trained`` are the seconds that all trainings took, those of an earlier, interrupted run included.
+        The variable ``seconds``, which trainings took, those of an interrupted run included, goes to the provenance.
         """
+        results = self.results if results is None else results
+        trained = float(results.seconds.sum()) if "seconds" in results else 0.0
         device = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU"
         made = dict(notebook=self.name, scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
         judged = (self.found.live, self.found.archived) if self.found else ([], [])
-        records.save(made, self.results if results is None else results, *judged)
-        if whole:
+        records.save(made, results.drop_vars("seconds", errors="ignore"), *judged)
+        if all(made["settings"].get(part) is None for part in records.PART):
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
