@@ -85,10 +85,10 @@ def test_verdicts_rest_on_this_run_where_none_is_recorded(told):
 def test_verdicts_rest_on_the_recorded_run_and_each_is_judged_by_its_own_data(told, recorded):
     says = {"gold": "", "pebbles": "pebbles, not the gold of {}"}
     live = results(100, 100, data="pebbles")
-    found = judge(live, stand_in=lambda r, claim: says[r.attrs["data"]].format(claim))
+    found = judge(live, of=(one := chapter()), stand_in=lambda r, claim: says[r.attrs["data"]].format(claim))
     assert (list(found.runs), found.best) == (["recorded: 200 runs", "this run: 100 runs"], recorded.results)
     assert found.which == "the recorded run (200 runs)"
-    assert [f.verdict for f in (*found.live, *found.archived)] == ["inconclusive", "not reproduced"]
+    assert [f.verdict for findings in one.judged for f in findings] == ["inconclusive", "not reproduced"]
     assert told["C2-verdict-live"] == "inconclusive (pebbles, not the gold of C2)"
     assert told["C2-verdict"] == "not reproduced"
     assert told["C2-outputs_match"].startswith("0\N{NO-BREAK SPACE}%")
@@ -128,6 +128,7 @@ def test_arms_are_joined_along_a_labelled_dimension(told):
     joined = chapter().concat(arms, "what differs")
     assert (joined.arm.values.tolist(), joined.arm.attrs) == (["a", "b"], {"long_name": "what differs"})
     assert (joined.ok.dims, joined.loss.shape) == (("arm", "seed"), (2, 3, 3))
+
 
 def test_numbers_over_runs_read_well():
     assert (median([1, np.nan, 3], "g"), span([5, np.inf, 2], "g"), share([True, False])) == ("2", "2 to 5", "1 of 2")

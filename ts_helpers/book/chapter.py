@@ -28,15 +28,13 @@ Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
 
 @dataclass
 class Found:
-    """Results by title, those that verdicts rest on, with their title and words for prose, and both runs' findings."""
+    """Results by title, and those that verdicts rest on, with their title and words for prose; the recorded run."""
 
     title: str
     which: str
     runs: dict[str, xr.Dataset]
     best: xr.Dataset
     recorded: records.Record | None
-    live: list[claims.Finding]
-    archived: list[claims.Finding]
 
 
 class Chapter:
@@ -65,7 +63,7 @@ class Chapter:
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
         self.checkpoints = checkpoint_folder(name, self.scale)
-        self.found: Found | None = None
+        self.judged: tuple[list[claims.Finding], ...] = [], []  # of this run, of the recorded one
         self.start, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         torch.set_num_threads(1)  # other notebooks run on the other cores
         figures.use_style(self.scale)
@@ -101,20 +99,18 @@ class Chapter:
                 values = {name: quantity(of) for name, quantity in named.items()}
                 yield claims.judge(claim, values, scale, stand_in=stand_in(of, claim))
 
-        live = [*judged(results, self.scale)]
+        live, of = [*judged(results, self.scale)], claims.read_claims()
         archived = [*judged(recorded.results, "paper")] if recorded else []
         told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
         for finding, suffix in [(f, "-live") for f in live] + [(f, "") for f in archived or live]:
             told[f"{finding.claim}-verdict{suffix}"] = finding.words
-            asked = claims.read_claims()[finding.claim].quantities
-            for measured, quantity in zip(finding.measured, asked, strict=True):
+            for measured, quantity in zip(finding.measured, of[finding.claim].quantities, strict=True):
                 told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
         for key, text in told.items():
             glue(key, text, display=False)
         which = f"{'the recorded run' if recorded else 'the run of this page'} ({size(best)})"
-        self.results = results
-        self.found = Found(next(iter(runs)), which, runs, best, recorded, live, archived)
-        return self.found
+        self.results, self.judged = results, (live, archived)
+        return Found(next(iter(runs)), which, runs, best, recorded)
 
     def save(self, results: xr.Dataset | None = None) -> None:
         """Save the record of what was judged, or of ``results``; remove checkpoints unless only a part was to be made.
@@ -127,8 +123,7 @@ class Chapter:
         made = dict(notebook=self.name, scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
-        judged = (self.found.live, self.found.archived) if self.found else ([], [])
-        records.save(made, results.drop_vars("seconds", errors="ignore"), *judged)
+        records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)
         if all(made["settings"].get(part) is None for part in records.PART):
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
@@ -147,8 +142,7 @@ def span(values: ArrayLike, spec: str) -> str:
 
 def share(mask: ArrayLike) -> str:
     """Return how many are true of how many, ``3 of 5``."""
-    mask = np.asarray(mask)
-    return f"{int(mask.sum())} of {mask.size}"
+    return f"{np.sum(mask):.0f} of {np.size(mask)}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markdown:
@@ -171,10 +165,8 @@ def torch_device(name: str, auto: str = "cuda") -> torch.device:
 
 def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
     dims, values, long_name, *units = entry if isinstance(entry[0], str) else (name, *entry)
-    label = {"long_name": long_name}
-    if units or np.asarray(values).dtype.kind not in "OUS":
-        label = {"units": units[0] if units else "1"} | label
-    return dims.split(), values, label
+    label = {"units": units[0] if units else "1"} if units or np.asarray(values).dtype.kind not in "OUS" else {}
+    return dims.split(), values, label | {"long_name": long_name}
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

@@ -72,9 +72,8 @@ def slider(
         width, height = (round(96 * inches) for inches in fig.get_size_inches())
         plt.close(fig)
         source = quote(buffer.getvalue().decode(), safe=" /:;,=()")  # text: it shrinks under gzip, base64 would not
-        text = html.escape(alt(value), quote=True)
         size = f'width="{width}" height="{height}"'
-        pages.append(widgets.HTML(f'<img {size} alt="{text}" src="data:image/svg+xml,{source}">'))
+        pages.append(widgets.HTML(f'<img {size} alt="{html.escape(alt(value))}" src="data:image/svg+xml,{source}">'))
     stack = widgets.Stack(pages, selected_index=start)
     options = [(f"{value:g}", i) for i, value in enumerate(values)]
     look = dict(style={"description_width": "initial"}, layout={"width": "auto"})
