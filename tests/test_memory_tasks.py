@@ -190,6 +190,7 @@ def test_runs_of_an_arm_are_those_that_were_trained_and_the_title_names_them():
     assert titles == ["T = 50, 500; 1 to 3 runs", "T = 500; 3 runs", "T = 50; 1 run"]
     assert steps_taken(xr.DataArray([[2000.0, np.nan], [2000, 2000]])) == "2,000"
     assert steps_taken(xr.DataArray([[2000.0, np.nan], [1000, 1500]])) == "1,000 to 2,000"
+    assert steps_taken(xr.DataArray([np.nan, np.nan])) == "none"
 
 
 def test_end_is_the_median_of_the_last_three_evaluations_made_and_halfway_the_first_below():

@@ -218,8 +218,9 @@ def size(results: xr.Dataset) -> str:
 
 
 def steps_taken(taken: xr.DataArray) -> str:
-    """Return the steps that networks were trained for, of the one with the fewest to that with the most."""
-    return " to ".join(f"{int(n):,}" for n in np.unique([taken.min(), taken.max()]))
+    """Return the steps that networks were trained for, of the one with the fewest to that with the most, or "none"."""
+    most = np.unique([taken.min(), taken.max()])
+    return " to ".join(f"{int(n):,}" for n in most if np.isfinite(n)) or "none"
 
 
 def at_end(loss: xr.DataArray) -> xr.DataArray:
