@@ -201,9 +201,8 @@ def experiment(
 
     Returns:
         tau (setting, seed, epoch, layer); loss, closed and closed_off (setting, seed, epoch); generated (setting,
-        seed, step, sequence, feature), what the trained networks put out in closed loop; diverged (setting, seed).
-        A network that diverged has no errors from then on; its tau stays what it was. The attribute ``seconds`` is
-        the time spent training.
+        seed, step, sequence, feature), what the trained networks put out in closed loop; diverged (setting, seed);
+        seconds, what training took. A network that diverged has no errors from then on; its tau stays what it was.
 
     Raises:
         ValueError: an unknown name, or x with sequences for another number of seeds.
@@ -257,6 +256,7 @@ def experiment(
                 "setting seed step sequence feature", torch.stack(made).cpu().numpy(), "1", "output in closed loop"
             ),
             "diverged": variable("setting seed", history.diverged, "epochs", "when it diverged, -1 if it did not"),
+            "seconds": ((), history.seconds, {"units": "s", "long_name": "time that training took"}),
         },
         coords={
             "setting": (
@@ -269,7 +269,6 @@ def experiment(
             "layer": ("layer", np.arange(3), {"units": "1", "long_name": "layer, lowest first"}),
             "step": ("step", np.arange(1, x.shape[-3]), {"units": "steps", "long_name": "step of the sequence"}),
         },
-        attrs={"seconds": round(history.seconds, 1)},
     )
 
 
