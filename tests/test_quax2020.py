@@ -180,6 +180,14 @@ def test_grid_goes_in_steps_from_0_001_to_1_3_by_way_of_1(step, n):
     assert 1.3 - step < grid[-1] <= 1.3
 
 
+def test_coordinates_are_of_leak_rates_and_epochs_and_of_a_map_where_there_is_one():
+    at, rates = np.arange(3), quax2020.grid(0.5)
+    assert [*quax2020.coords(at)] == ["which", "epoch"]
+    made = quax2020.coords(at, rates)
+    assert [*made] == ["which", *made["which"][0], "epoch"] == ["which", "alpha_s", "alpha_r", "epoch"]
+    assert made["alpha_s"][0] is made["alpha_r"][0] is rates and made["epoch"][0] is at
+
+
 @pytest.mark.parametrize("step", [0, -0.1, 0.3, 2, float("nan")])
 def test_grid_without_1_is_refused(step):
     with pytest.raises(ValueError, match=f"step must be 1 over a whole number, for 1 to be on the grid, got {step}"):

@@ -144,6 +144,13 @@ def for_each(data: Sequence[Tensor], n: int) -> list[Tensor]:
     return [tensor.expand(n, *tensor.shape) for tensor in data]
 
 
+def coords(at: np.ndarray, rates: np.ndarray | None = None) -> dict[str, tuple]:
+    """Return coordinates and their labels: which leak rate, epochs ``at``, and ``rates`` of a map, if there is one."""
+    words = {"alpha_s": "current", "alpha_r": "firing rate"}
+    fixed = {} if rates is None else {name: (rates, f"leak rate of the {word}, fixed") for name, word in words.items()}
+    return {"which": (list(words), "leak rate")} | fixed | {"epoch": (at, "epoch of training", "epochs")}
+
+
 def grid(step: float) -> np.ndarray:
     """Return leak rates 0.001, step, 2 step, ... up to 1.3; 1 is among them.
 
