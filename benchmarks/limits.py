@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 from workloads import Workload
 
-from ts_helpers.engine.vectors import LANES, product
+from ts_helpers.engine.lanes import LANES, ONCE, product
 
 NEAR = 100_000  # numbers of eight networks that stay in a near cache
 
@@ -25,7 +25,7 @@ def _by_blas(a, b, out, times):  # type: ignore[no-untyped-def]
 def _by_eights(a, b, out, m, k, n, times):  # type: ignore[no-untyped-def]
     """Products (m, k) (k, n) of eight networks, as `ts_helpers.engine.lanes` makes them."""
     for _ in range(times):
-        product(out, n, 1, a, k, 1, b, n, 1, m, n, k, True)
+        product(out, (0, n), a, (0, k, 1), b, (0, n, 1), (m, n, k), ONCE, True)
 
 
 def _ways(m: int, k: int, n: int, times: int) -> dict[str, Callable[[], Any]]:

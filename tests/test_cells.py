@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ts_helpers import cells
 from ts_helpers.cells import ARUStack, identity, unroll
 from ts_helpers.engine import compiled
-from ts_helpers.engine.lanes import LARGEST
+from ts_helpers.engine import LARGEST
 from ts_helpers.timescales import Clamped, Direct, Gate, LogTau
 
 F64 = torch.float64

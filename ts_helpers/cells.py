@@ -36,12 +36,11 @@ def unroll(
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
     with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
         state = cell.initial_state(x[0]) if state is None else state
-        known = cell._recurrence() if hasattr(cell, "_recurrence") else ("unknown",)
-        if read_out is not None and (outputs := compiled(x, state, *known, read_out=read_out)) is not None:
-            return outputs
-        states = compiled(x, state, *known)
-        if states is None:
-            states = torch.stack([state := cell(x_t, state) for x_t in x.unbind(0)])  # x[t]: O(time^2) backward
+        if read_out is not None and (known := getattr(cell, "_recurrence", None)):
+            outputs = compiled(x, read_out, *known(state))
+            if outputs is not None:
+                return outputs
+        states = torch.stack([state := cell(x_t, state) for x_t in x.unbind(0)])  # x[t]: O(time^2) backward
     if read_out is None:
         return states
     return F.linear(cell.activity(states) if hasattr(cell, "activity") else states, *read_out)
@@ -64,6 +63,11 @@ def _leak(name: str, alpha: float | Tensor, units: int) -> nn.Parameter:
     if value.shape not in ((), (units,)):
         raise ValueError(f"{name} must be a number or one for each of {units} units, got {tuple(value.shape)}")
     return nn.Parameter(value.clone())
+
+
+def _leaky(layers: tuple[int, ...], h: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor) -> tuple[Any, ...]:
+    """Return leaky units as adaptive ones whose rate is tanh of their current at once."""
+    return "aru", torch.tanh, layers, h, torch.tanh(h), U, W, b, alpha, torch.ones_like(alpha)
 
 
 class CTRNNCell(nn.Module):
@@ -98,8 +102,8 @@ class CTRNNCell(nn.Module):
         """Return zeros (batch, hidden) for an input x (batch, input)."""
         return x.new_zeros(len(x), len(self.W))
 
-    def _recurrence(self) -> tuple[Any, ...]:
-        return "leaky", self.U, self.W, torch.zeros_like(self.W[0]), self.alpha
+    def _recurrence(self, u: Tensor) -> tuple[Any, ...]:
+        return _leaky((), u, self.U, self.W, torch.zeros_like(self.W[0]), self.alpha)
 
 
 class MTRNNCell(nn.Module):
@@ -167,12 +171,12 @@ class MTRNNCell(nn.Module):
             rows.append(F.pad(row, (left, sum(self.layers) - left - row.shape[1])))
         return torch.cat(rows)
 
-    def _recurrence(self) -> tuple[Any, ...]:
+    def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
         sizes = torch.tensor(self.layers, device=self.b[0].device)
         alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
         U = F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:])))
         in_turn = self.layers if self.update == "sequential" else ()
-        return "layers", in_turn, U, self.dense(), torch.cat(tuple(self.b)), alpha
+        return _leaky(in_turn, h, U, self.dense(), torch.cat(tuple(self.b)), alpha)
 
 
 class ARUCell(nn.Module):
@@ -219,9 +223,10 @@ class ARUCell(nn.Module):
         """Return the learned start for each sequence of an input x (batch, input)."""
         return self.start.expand(len(x), -1)
 
-    def _recurrence(self) -> tuple[Any, ...]:
+    def _recurrence(self, state: Tensor) -> tuple[Any, ...]:
         f, alphas = None if self.f is identity else self.f, (self.alpha_s, self.alpha_r)
-        return "aru", f, self.U, self.W, self.b, *(alpha.expand_as(self.b) for alpha in alphas)
+        alphas = tuple(alpha.expand_as(self.b) for alpha in alphas)
+        return "aru", f, (), *state.chunk(2, -1), self.U, self.W, self.b, *alphas
 
 
 class ARUStack(nn.Module):
@@ -257,14 +262,14 @@ class ARUStack(nn.Module):
         lower, upper = self.lower.start.chunk(2), self.upper.start.chunk(2)
         return torch.cat([lower[0], upper[0], lower[1], upper[1]]).expand(len(x), -1)
 
-    def _recurrence(self) -> tuple[Any, ...]:
-        family, f, U, W, *lower = self.lower._recurrence()
-        _, _, up, above, *upper = self.upper._recurrence()
+    def _recurrence(self, state: Tensor) -> tuple[Any, ...]:
+        *first, U, W, b, alpha_s, alpha_r = self.lower._recurrence(state)
+        *_, up, above, b_2, alpha_s_2, alpha_r_2 = self.upper._recurrence(state)
         m = self.sizes[1]
         U, down = U.split([U.shape[1] - m, m], 1)
         W = torch.cat([torch.cat([W, down], 1), torch.cat([up, above], 1)])
-        b_and_alphas = (torch.cat(both) for both in zip(lower, upper, strict=True))
-        return family, f, F.pad(U, (0, 0, 0, m)), W, *b_and_alphas
+        both = (b, b_2), (alpha_s, alpha_s_2), (alpha_r, alpha_r_2)
+        return *first, F.pad(U, (0, 0, 0, m)), W, *map(torch.cat, both)
 
 
 class RNNCell(nn.Module):
@@ -288,8 +293,9 @@ class RNNCell(nn.Module):
 
     initial_state = CTRNNCell.initial_state
 
-    def _recurrence(self) -> tuple[Any, ...]:
-        return "rnn", self.U, self.W, self.b, torch.ones_like(self.b)
+    def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
+        one = torch.ones_like(self.b)
+        return "aru", torch.tanh, (), torch.zeros_like(h), h, self.U, self.W, self.b, one, one
 
 
 class LeakyRNNCell(RNNCell):
@@ -310,8 +316,8 @@ class LeakyRNNCell(RNNCell):
         """Map x (batch, input) and h (batch, hidden) to the next h."""
         return (1 - self.alpha) * h + self.alpha * super().forward(x, h)
 
-    def _recurrence(self) -> tuple[Any, ...]:
-        return "rnn", self.U, self.W, self.b, self.alpha.expand_as(self.b)
+    def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
+        return *super()._recurrence(h)[:-1], self.alpha.expand_as(self.b)
 
 
 class GatedCell(RNNCell):
@@ -339,8 +345,8 @@ class GatedCell(RNNCell):
         g = self.gate(x, h)
         return (1 - g) * h + g * super().forward(x, h)
 
-    def _recurrence(self) -> tuple[Any, ...]:
-        return "gated", self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
+    def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
+        return "gated", h, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
 
 
 class GRU(nn.Module):

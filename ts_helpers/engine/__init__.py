@@ -1,67 +1,261 @@
 """Compiled recurrences, known by their equations, and `compiled`, the one door to them, which `cells.unroll` opens.
 
-No cell, no dial and no training. Under `torch.func.vmap` a stack of networks is shared out over torch's threads.
+No cell, no dial and no training. What runs eight networks at a time is in `kernels`, what eight numbers are in `lanes`.
 """
 
-from typing import Any
+import math
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ts_helpers.engine.gated import gated_recurrence, leaky_rnn_recurrence
-from ts_helpers.engine.recurrence import ACTIVATIONS, aru_network, aru_recurrence, in_turn_recurrence, leaky_recurrence
+from ts_helpers.engine import kernels
+from ts_helpers.engine.kernels import GATED, IDENTITY, RELU, SIGMOID, TANH
+from ts_helpers.engine.lanes import LANES
+
+FUNCTIONS: dict[Any, int] = {None: IDENTITY, torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, F.relu: RELU}
+TYPES: dict[torch.dtype, Any] = {torch.float32: numba.float32, torch.float64: numba.float64}
+LARGEST = 160  # units of a network; beyond, a loop over steps is as fast
+HISTORY, NEAR = 2**21, 2**18  # bytes that steps may leave behind before they go back, and between sums over several
+_POOL = ThreadPoolExecutor(os.cpu_count())
 
 
-def compiled(
-    x: Tensor, state: Tensor, family: str, *given: Any, read_out: tuple[Tensor, Tensor] | None = None
-) -> Tensor | None:
-    r"""Make all steps of a sequence in one call, the same as in a loop, sooner; they can be differentiated once.
+def compiled(x: Tensor, read_out: tuple[Tensor, Tensor], family: str, *given: Any) -> Tensor | None:
+    r"""Make all steps of a stack of networks under `torch.func.vmap`, and their outputs, in one call.
 
-    ============  =====================================  ==========================================================
-    family        given                                  equation
-    ============  =====================================  ==========================================================
-    ``leaky``     U, W, b, alpha                         h += alpha (W tanh(h) + U x + b - h)
-    ``layers``    sizes, U, W, b, alpha                  the same; layers of such sizes take a step one after the
-                                                         other, or with no sizes all at once
-    ``aru``       f, U, W, b, alpha_s, alpha_r           I += alpha_s (W r + U x + b - I); r += alpha_r (f(I) - r)
-    ``rnn``       U, W, b, alpha                         h += alpha (tanh(W h + U x + b) - h)
-    ``gated``     U, W, b, U_g, W_g, b_g                 the same, with alpha = sigmoid(W_g h + U_g x + b_g)
-    ============  =====================================  ==========================================================
+    ==========  ==========================================  ===================================================
+    family      given                                       equation
+    ==========  ==========================================  ===================================================
+    ``aru``     f, layers, I, r, U, W, b, alpha_s, alpha_r  I += alpha_s (W r + U x + b - I);
+                                                            r += alpha_r (f(I) - r); a = r
+    ``gated``   h, U, W, b, U_g, W_g, b_g                   h += sigmoid(W_g h + U_g x + b_g) (tanh(W h + U x + b)
+                                                            - h); a = h
+    ==========  ==========================================  ===================================================
 
     Args:
-        x: (time, batch, input).
-        state: (batch, state) before the first step; of adaptive units I and r side by side.
-        family: see above.
-        given: weights and leak rates, (units,) or matrices (units, ...); f None for the identity.
+        x: (time, batch, input), of one network.
         read_out: V (features, units) and c (features,).
+        family: see above.
+        given: f None for the identity; sizes of layers that step one after the other, each of which receives the new
+            r of those before it, () for all at once; states (batch, units), weights as of `torch.nn.RNNCell`, leak
+            rates (units,).
 
     Returns:
-        The states after each step, (time, batch, state); with a read-out V tanh(h) + c or V r + c, (time, batch,
-        features). None where nothing that is compiled applies: for another family or f, elsewhere than on a CPU, in
-        another type than float32 or float64, or with a read-out of other than adaptive units or layers at once.
+        V a + c after each step, (time, batch, features). None where nothing compiled applies: a network that is not in
+        a stack, one of more than `LARGEST` units, another f, another device than a CPU, other numbers than float32 or
+        float64.
 
     Raises:
-        ValueError: shapes or types do not fit.
+        ValueError: x, states or read-out do not fit the weights.
     """
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    (V, c), gated = read_out, family == "gated"
+    f, layers, *tensors = (None, (), *given) if gated else given
+    states, (U, W, b, *rest) = tensors[: 1 if gated else 2], tensors[1 if gated else 2 :]
+    units, batch = len(W), x.shape[1]
+    fitting = dict(x=(x, (len(x), batch, U.shape[1])), V=(V, (len(V), units)), c=(c, (len(V),)))
+    for name, (tensor, shape) in (fitting | {"state": (states[-1], (batch, units))}).items():
+        if tensor.shape != shape or tensor.dtype != W.dtype:
+            got = f"{tuple(tensor.shape)}, {tensor.dtype}"
+            raise ValueError(f"{name} must be {tuple(shape)} and {W.dtype}, as the cell's weights ask for, got {got}")
+    if (not gated and f not in FUNCTIONS) or units > LARGEST or x.device.type != "cpu" or x.dtype not in TYPES:
         return None
-    match family, read_out:
-        case "leaky", None:
-            return leaky_recurrence(x, state, *given)
-        case "layers", None:
-            sizes, *weights = given
-            return in_turn_recurrence(sizes, x, state, *weights) if sizes else leaky_recurrence(x, state, *weights)
-        case "layers", (V, c) if not given[0]:  # adaptive units whose rate is tanh of their current at once
-            _, U, W, b, alpha = given
-            return aru_network(torch.tanh, x, state, torch.tanh(state), V, c, U, W, b, alpha, torch.ones_like(alpha))
-        case "aru", _ if given[0] in ACTIVATIONS:
-            f, *weights = given
-            I, r = state.chunk(2, -1)  # noqa: E741
-            if read_out is None:
-                return torch.cat(aru_recurrence(f, x, I, r, *weights), -1)
-            return aru_network(f, x, I, r, *read_out, *weights)
-        case "rnn", None:
-            return leaky_rnn_recurrence(x, state, *given)
-        case "gated", None:
-            return gated_recurrence(x, state, *given)
-    return None
+    rows = [torch.cat([W, U, b[:, None]], 1)]
+    if gated:
+        U_g, W_g, b_g = rest
+        rows.append(torch.cat([W_g, U_g, b_g[:, None]], 1).expand(units, -1))
+    rows.append(torch.cat([F.pad(V, (0, U.shape[1])), c[:, None]], 1))
+    leaks = W.new_empty(0) if gated else torch.cat(rest)
+    how = _How(GATED if gated else FUNCTIONS[f], tuple(layers) or (units,), len(V))
+    try:
+        return _Steps.apply(how, x, torch.cat(rows), leaks, torch.stack(states))[0]
+    except _Alone:
+        return None
+
+
+class _Alone(Exception):
+    """There is no stack."""
+
+
+class _How(NamedTuple):
+    """What decides on the steps besides tensors."""
+
+    f: int
+    layers: tuple[int, ...]
+    outputs: int
+
+    def shape(self, x: Tensor, M: Tensor) -> tuple[int, ...]:
+        """Return the shape that kernels are told, its last number how many steps go before the way back."""
+        (_, steps, batch, features), (_, rows, columns) = x.shape, M.shape
+        left = (3 * columns + rows) * batch * LANES * x.element_size()
+        units = columns - features - 1
+        return steps, batch, features, units, self.outputs, rows, max(1, min(steps, HISTORY // left))
+
+    def parts(self, rows: int, columns: int) -> np.ndarray:
+        """Return the parts by which a network runs; see `kernels`."""
+        if len(self.layers) == 1:
+            return np.array([[0, rows, 0, columns, 0, 0, self.layers[0]]])
+        parts = [[rows - self.outputs, rows, 0, columns, 0, 0, 0]]
+        for first, end in pairwise((0, *accumulate(self.layers))):
+            parts += [[first, end, 0, first, 1, 0, 0]] * (first > 0) + [[first, end, first, columns, 0, first, end]]
+        return np.array(parts)
+
+    def equations(self, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> Tensor:
+        """Return the outputs by torch's own operations, which can be differentiated again."""
+        units, made = state.shape[-1], []
+        I, a = state[..., 0, :, :], state[..., -1, :, :]  # noqa: E741
+        one = torch.ones_like(a[..., :1])
+        f = {code: function for function, code in FUNCTIONS.items()}.get(self.f) or (lambda drive: drive)
+        for x_t in x.unbind(-3):
+            for k in map(slice, *zip(*pairwise((0, *accumulate(self.layers))), strict=True)):
+                received = torch.cat([a, x_t, one], -1)
+                drive, before = received @ M[..., k, :].mT, a[..., k]
+                if self.f == GATED:
+                    gate = torch.sigmoid(received @ M[..., units : 2 * units, :].mT)
+                    a = before + gate * (torch.tanh(drive) - before)
+                    continue
+                alpha_s, alpha_r = leaks[..., None, k], leaks[..., None, units:][..., k]
+                new = I[..., k] + alpha_s * (drive - I[..., k])
+                after = before + alpha_r * (f(new) - before)
+                I = torch.cat([I[..., : k.start], new, I[..., k.stop :]], -1)  # noqa: E741
+                a = torch.cat([a[..., : k.start], after, a[..., k.stop :]], -1)
+            made.append(a)
+        V = M[..., -self.outputs :, :]
+        return torch.stack(made, -3) @ V[..., None, :, :units].mT + V[..., None, None, :, -1]
+
+
+class _Steps(torch.autograd.Function):
+    """The outputs of a stack of networks, which come first in every tensor, and their states before each segment."""
+
+    @staticmethod
+    def forward(how: _How, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs, and the states as Lanes."""
+        if x.ndim == 3:
+            raise _Alone
+        shape, given = how.shape(x, M), [_lanes(t) for t in (x.mT, M, leaks, state.mT)]
+        y = x.new_empty(len(given[0]), len(x[0]), how.outputs, x.shape[2], LANES)
+        marks = x.new_empty(len(y), -(-len(x[0]) // shape[-1]), *given[-1].shape[1:])
+        _run(kernels.forward, how.f, how.parts(*M.shape[1:]), shape, *given, y, marks)
+        if not math.isfinite(x.sum()):  # kernels make outputs beside the drives that follow: 0 times infinity is NaN
+            return how.equations(x, M, leaks, state), marks
+        return _networks(y.transpose(-2, -3), len(x)), marks
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the backward pass needs."""
+        ctx.how, *tensors = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*tensors, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs."""
+        for_x = ctx.needs_input_grad[1]
+        dx, *others = _StepsBack.apply(ctx.how, for_x, grad, *ctx.saved_tensors)
+        return None, dx if for_x else None, *others
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        """Map over networks; the states as Lanes are those of all of them."""
+        (y, marks), split = _fold(_Steps, info, in_dims, inputs)
+        return (split(y), marks), (0, None)
+
+
+class _StepsBack(torch.autograd.Function):
+    """The gradients of `_Steps`; their own are those of the equations."""
+
+    @staticmethod
+    def forward(
+        how: _How, for_x: bool, grad: Tensor, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor, marks: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of x (empty unless asked for), M, leaks and state."""
+        given = [_lanes(t) for t in (grad.mT, x.mT, M, leaks)]
+        dx, dM, dleaks = (torch.empty_like(t) for t in given[1:])
+        dx, dstate = dx if for_x else dx[..., :0], torch.empty_like(marks[:, 0])
+        near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
+        made = dx, dM, dleaks, dstate
+        _run(kernels.backward, how.f, how.parts(*M.shape[1:]), how.shape(x, M), near, *given, marks, *made)
+        turned = dx.transpose(-2, -3) if for_x else dx[:, 0, 0, 0], dM, dleaks, dstate.transpose(-2, -3)
+        return tuple(_networks(t, len(x)) for t in turned)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what a second derivative needs."""
+        ctx.how, ctx.for_x, *tensors, _ = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs."""
+
+        def once(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.vjp(ctx.how.equations, *tensors)[1](grad)
+
+        given = grads if ctx.for_x else (torch.zeros_like(ctx.saved_tensors[1]), *grads[1:])
+        return None, None, *torch.func.vjp(once, *ctx.saved_tensors)[1](given), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        """Map over networks."""
+        made, split = _fold(_StepsBack, info, in_dims[:-1], inputs)  # the last are the states as Lanes
+        return tuple(map(split, made)), (0,) * len(made)
+
+
+def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Give a function the mapped dimension as that of the networks, joined to one that is there; say how to split."""
+    tensors = [k for k, _ in enumerate(in_dims) if isinstance(inputs[k], Tensor)]
+    given, joins = list(inputs), inputs[tensors[0]].ndim + (in_dims[tensors[0]] is None) == 5
+    for k in tensors:
+        x, dim = inputs[k], in_dims[k]
+        x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        given[k] = x.flatten(0, 1) if joins else x
+    return function.apply(*given), lambda x: x.unflatten(0, (info.batch_size, -1)) if joins else x
+
+
+def _lanes(tensor: Tensor) -> Tensor:
+    """Return (networks, ...) as (groups, ..., 8); networks of zeros make up the last group."""
+    padded = F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, -len(tensor) % LANES))
+    return padded.unflatten(0, (len(padded) // LANES, LANES)).movedim(1, -1).contiguous()
+
+
+def _networks(lanes: Tensor, networks: int) -> Tensor:
+    """Return them as they were."""
+    return lanes.movedim(-1, 1).flatten(0, 1)[:networks]
+
+
+def _run(kernel: Any, f: int, parts: np.ndarray, *given: Any) -> None:
+    """Run a kernel, a share of the groups in each of torch's threads."""
+    ready(given[-1].dtype)
+    arrays = [g.numpy().reshape(len(g), -1) if isinstance(g, Tensor) else g for g in given]
+    groups = len(given[-1])
+    shares = min(groups, torch.get_num_threads())
+
+    def run(k: int) -> None:
+        part = slice(groups * k // shares, groups * (k + 1) // shares)
+        kernel(f, parts, *(a[part] if isinstance(a, np.ndarray) else a for a in arrays))
+
+    list(map(run, range(shares)) if shares == 1 else _POOL.map(run, range(shares)))
+
+
+@cache
+def ready(dtype: torch.dtype) -> None:
+    """Compile both kernels for a type of number, or find them compiled, and say so if it took time."""
+    kept = Path(numba.config.CACHE_DIR) / str(dtype)  # type: ignore[attr-defined]
+    if new := not kept.exists():
+        print(f"compiling recurrences for {dtype}, once ...", end=" ", file=sys.stderr, flush=True)
+    start, number, whole = time.perf_counter(), TYPES[dtype][:, ::1], numba.int64
+    first = (whole, whole[:, ::1], numba.types.UniTuple(whole, 7))
+    kernels.forward.compile((*first, *[number] * 6))
+    kernels.backward.compile((*first, whole, *[number] * 9))
+    if new:
+        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+        kept.touch()

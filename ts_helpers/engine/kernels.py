@@ -1,229 +1,195 @@
-"""Compiled kernels: the steps of leaky and of adaptive recurrent units, and their gradients, one network at a time."""
+r"""Compiled kernels: all steps of eight networks, and their gradients; no torch.
 
-import hashlib
-import math
-from pathlib import Path
-from typing import Any
+Of a network the kernels see one matrix M, ``[W U b; V 0 c]``, or with gates ``[W U b; W_g U_g b_g; V 0 c]``. It is
+multiplied with what units receive at a step, :math:`z_t = (a_{t-1}, x_t, 1)`, a being their activity: that gives their
+drives, and the outputs of the step before. A network runs by parts, ``first row, end, first column, end, shift, first
+unit, end``: the drives of these rows are made, or added to, from these columns of :math:`z_{t + \mathrm{shift}}`, then
+these units take their step. All arrays are of `Lanes`, their last dimension the batch, and flat but for the first, the
+groups of eight; ``shape`` is time, batch, features, units, outputs, rows of M, and steps of a segment.
+"""
 
 import numba
 import numpy as np
-from numba.extending import overload
 
-# numba keeps what it has compiled by the file it stands in, and would not see that a file it draws on has changed
-if not numba.config.CACHE_DIR:  # type: ignore[attr-defined]
-    _TEXTS = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    _DIGEST = hashlib.sha256(b"".join(text for text in _TEXTS if b"numba" in text)).hexdigest()[:16]
-    numba.config.CACHE_DIR = str(Path(__file__).parents[2] / "_build" / "compiled" / _DIGEST)  # type: ignore[attr-defined]
+from ts_helpers.engine.lanes import COMPILE, LANES, ONCE, load, product, sigmoid, store, tanh, where_negative
 
-COMPILE: Any = dict(
-    fastmath={"contract", "reassoc", "nsz", "arcp"},  # sums may be reordered; NaN and infinity stay what they are
-    error_model="numpy",  # no test before every division: it would keep loops from being vectorised
-    nogil=True,
-)
-ALONE = 200_000  # multiplications that BLAS makes on one thread; a larger product would start threads of its own
-TANH, SIGMOID, RELU, IDENTITY = range(4)
+TANH, SIGMOID, RELU, IDENTITY, GATED = range(5)
+
+
+@numba.njit(**COMPILE)
+def _activation(f, h):  # type: ignore[no-untyped-def]
+    if f == TANH:
+        return tanh(h)
+    if f == SIGMOID:
+        return sigmoid(h)
+    return where_negative(h, 0, h) if f == RELU else h
+
+
+@numba.njit(**COMPILE)
+def _slope(f, a):  # type: ignore[no-untyped-def]
+    """Return the derivative of f where it takes the value a."""
+    if f == TANH:
+        return 1 - a * a
+    if f == SIGMOID:
+        return a * (1 - a)
+    return where_negative(-1 * a, 1, 0) if f == RELU else 0 * a + 1
+
+
+@numba.njit(**COMPILE)
+def _copy(out, o, array, i, size):  # type: ignore[no-untyped-def]
+    """Copy so many Lanes."""
+    out[o * LANES : (o + size) * LANES] = array[i * LANES : (i + size) * LANES]
+
+
+@numba.njit(**COMPILE)
+def _steps(f, parts, shape, first, count, rows, x, M, leaks, mark, z, kept, drive, current, y):  # type: ignore[no-untyped-def]
+    """Take so many steps from the marked state on; with all rows of M, set the outputs of the step before each."""
+    _, batch, features, units, outputs, M_rows, _ = shape
+    columns, one = units + features + 1, units * batch
+    held = len(mark) // LANES - one
+    _copy(current, 0, mark, 0, held)
+    _copy(z, 0, mark, held, one)
+    for s in range(count):
+        now, then, k = s * columns * batch, (s + 1) * columns * batch, 2 * s * one
+        _copy(z, now + one, x, (first + s) * features * batch, features * batch)
+        for part in range(len(parts)):
+            r0, r1, c0, c1, shift, u0, u1 = parts[part]
+            left, right = (r0 * columns + c0, columns, 1), (now + (shift * columns + c0) * batch, batch, 1)
+            size = (min(r1, rows) - r0, batch, c1 - c0)
+            product(drive, (r0 * batch, batch), M, left, z, right, size, ONCE, c0 == 0)
+            for u in range(u0, u1):
+                if f == GATED:
+                    for j in range(u * batch, (u + 1) * batch):
+                        h, c, g = load(z, now + j), tanh(load(drive, j)), sigmoid(load(drive, one + j))
+                        store(kept, k + j, c)
+                        store(kept, k + one + j, g)
+                        store(z, then + j, h + g * (c - h))
+                else:
+                    alpha_s, alpha_r = load(leaks, u), load(leaks, units + u)
+                    for j in range(u * batch, (u + 1) * batch):
+                        I, r = load(current, j), load(z, now + j)  # noqa: E741
+                        pull = load(drive, j) - I
+                        I = I + alpha_s * pull  # noqa: E741
+                        a = _activation(f, I)
+                        store(current, j, I)
+                        store(kept, k + j, pull)
+                        store(kept, k + one + j, a)
+                        store(z, then + j, r + alpha_r * (a - r))
+        if rows == M_rows and first + s > 0:
+            size = outputs * batch
+            _copy(y, (first + s - 1) * size, drive, rows * batch - size, size)
+
+
+@numba.njit(**COMPILE)
+def _steps_back(f, parts, shape, count, near, M, leaks, z, kept, pushed, g, g_I, moved, dM, dx):  # type: ignore[no-untyped-def]
+    r"""Carry gradients back through so many steps: g of the activities, g_I of the currents, dM and those of leaks.
+
+    With p, the gradient of the drives, and that of the outputs a step before below it in ``pushed``. For leaks
+
+    .. math::
+        g^I_t &\mathrel{+}= f'(I_t) \, \alpha_r g_t, \quad p_t = \alpha_s g^I_t, \quad g^I_{t-1} = g^I_t - p_t \\
+        g_{t-1} &= (1 - \alpha_r) g_t + W^T p_t + V^T \partial E / \partial y_{t-1}
+
+    and for a gate g with candidate c :math:`p = g (1 - c^2) g_t` and :math:`q = g (1 - g) (c - h) g_t`.
+    """
+    _, batch, features, units, _, rows, _ = shape
+    columns, one, wanted, done = units + features + 1, units * batch, len(g) // (batch * LANES), count
+    for s in range(count - 1, -1, -1):
+        now, p, k = s * columns * batch, s * rows * batch, 2 * s * one
+        for part in range(len(parts) - 1, -1, -1):
+            r0, r1, c0, c1, _, u0, u1 = parts[part]
+            for u in range(u0, u1):
+                if f == GATED:
+                    for j in range(u * batch, (u + 1) * batch):
+                        h, c, gate = load(z, now + j), load(kept, k + j), load(kept, k + one + j)
+                        through = gate * load(g, j)
+                        store(pushed, p + j, (1 - c * c) * through)
+                        store(pushed, p + one + j, (1 - gate) * (c - h) * through)
+                        store(g, j, load(g, j) - through)
+                else:
+                    alpha_s, alpha_r = load(leaks, u), load(leaks, units + u)
+                    moved_s, moved_r = load(moved, u), load(moved, units + u)
+                    for j in range(u * batch, (u + 1) * batch):
+                        a, g_r = load(kept, k + one + j), load(g, j)
+                        own = load(g_I, j) + _slope(f, a) * (alpha_r * g_r)
+                        moved_s = moved_s + own * load(kept, k + j)
+                        moved_r = moved_r + g_r * (a - load(z, now + j))
+                        store(pushed, p + j, alpha_s * own)
+                        store(g_I, j, own - alpha_s * own)
+                        store(g, j, g_r - alpha_r * g_r)
+                    store(moved, u, moved_s)
+                    store(moved, units + u, moved_r)
+            left, right = (r0 * columns + c0, 1, columns), (p + r0 * batch, batch, 1)
+            product(g, (c0 * batch, batch), M, left, pushed, right, (min(c1, wanted) - c0, batch, r1 - r0), ONCE, False)
+        if wanted > units:
+            _copy(dx, s * features * batch, g, one, features * batch)
+            g[one * LANES :] = 0
+        if s == 0 or done - s == near:  # what M gets, of several steps at once: sums stay in registers
+            for part in range(len(parts)):
+                r0, r1, c0, c1, shift, _, _ = parts[part]
+                left, right = (p + r0 * batch, batch, 1), (now + (shift * columns + c0) * batch, 1, batch)
+                size, steps = (r1 - r0, c1 - c0, batch), (done - s, rows * batch, columns * batch)
+                product(dM, (r0 * columns + c0, columns), pushed, left, z, right, size, steps, False)
+            done = s
 
 
 @numba.njit(**COMPILE, cache=True)
-def forward(f, x, U, W, b, alpha, alpha_r, h0, r0, currents, rates):  # type: ignore[no-untyped-def]
-    """Set currents and rates (networks, time, batch, units); units without rates hear f of each other's currents."""
-    networks, time, batch, features = x.shape
-    units, two = W.shape[1], alpha_r.shape[1] > 0
-    a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
-    d, z, biases = np.empty_like(a), np.empty_like(a), np.empty_like(a)
-    rate, rate_r, active, heard, bias = a.ravel(), c.ravel(), d.ravel(), z.ravel(), biases.ravel()
-    drive, room = np.zeros((time * batch, units), x.dtype), np.empty(batch * units, x.dtype)
-    rows = max(1, ALONE // max(1, units * features))
-    for n in range(networks):
-        Ut, Wt, xs = U[n].T.copy(), W[n].T.copy(), x[n].reshape(time * batch, features)
-        if features:
-            for i in range(0, time * batch, rows):
-                np.dot(xs[i : i + rows], Ut, drive[i : i + rows])
-        h, r = h0[n].ravel(), r0[n]
-        biases[:] = b[n]
-        if two:
-            c[:] = alpha_r[n]
-        for t in range(time):
-            if t < alpha.shape[1]:
-                a[:] = alpha[n, t]
-            if two:
-                np.dot(r, Wt, z)
-            else:
-                activate(f, h, active, room)
-                np.dot(d, Wt, z)
-            new, driven = currents[n, t].ravel(), drive[t * batch : (t + 1) * batch].ravel()
-            for j in range(h.size):
-                new[j] = h[j] + rate[j] * (heard[j] + driven[j] + bias[j] - h[j])
-            h = new
-            if two:
-                activate(f, h, active, room)
-                before, after = r.ravel(), rates[n, t].ravel()
-                for j in range(h.size):
-                    after[j] = before[j] + rate_r[j] * (active[j] - before[j])
-                r = rates[n, t]
+def forward(f, parts, shape, x, M, leaks, state, y, marks):  # type: ignore[no-untyped-def]
+    """Set the outputs y, and marks: the state before each segment."""
+    time, batch, features, units, outputs, rows, span = shape
+    columns, one, top, held = units + features + 1, units * batch, rows - outputs, state.shape[1] // LANES
+    current, drive = np.empty_like(state[0]), np.empty(rows * batch * LANES, x.dtype)
+    z, kept = np.ones((span + 1) * columns * batch * LANES, x.dtype), np.empty(2 * span * one * LANES, x.dtype)
+    for net in range(len(M)):
+        mark = state[net]
+        for segment in range(-(-time // span)):
+            first = segment * span
+            count = min(time - first, span)
+            _copy(marks[net], segment * held, mark, 0, held)
+            _steps(
+                f, parts, shape, first, count, rows, x[net], M[net], leaks[net], mark, z, kept, drive, current, y[net]
+            )
+            mark = current.copy()
+            end = count * columns * batch
+            _copy(mark, held - one, z, end, one)
+        size = (outputs, batch, columns)
+        product(drive, (0, batch), M[net], (top * columns, columns, 1), z, (end, batch, 1), size, ONCE, True)
+        _copy(y[net], (time - 1) * outputs * batch, drive, 0, outputs * batch)
 
 
 @numba.njit(**COMPILE, cache=True)
-def backward(  # type: ignore[no-untyped-def]
-    f, grad, grad_r, x, U, W, alpha, alpha_r, h0, r0, currents, rates, dx, dU, dW, db, dalpha, dalpha_r, dh, dr
-):
-    """Set the gradients, all 0 before, given those of currents and rates, either of which may have no steps."""
-    networks, time, batch, units = currents.shape
-    features, two = x.shape[3], alpha_r.shape[1] > 0
-    a, c = np.zeros((batch, units), x.dtype), np.zeros((batch, units), x.dtype)
-    s, q = np.empty_like(a), np.empty_like(a)
-    sums, sums_r, pushes = np.empty_like(a), np.empty_like(a), np.empty_like(a)
-    pushed = pushes.ravel()
-    rate, rate_r, slope, back, moved, moved_r = a.ravel(), c.ravel(), s.ravel(), q.ravel(), sums.ravel(), sums_r.ravel()
-    p, d = np.empty((time * batch, units), x.dtype), np.empty((time * batch, units), x.dtype)
-    room = np.empty(batch * units, x.dtype)
-    for n in range(networks):
-        g, g_r = dh[n].ravel(), dr[n].ravel()
-        moved[:] = 0
-        moved_r[:] = 0
-        pushed[:] = 0
-        if two:
-            c[:] = alpha_r[n]
-        for t in range(time - 1, -1, -1):
-            if t < alpha.shape[1] or t == time - 1:
-                a[:] = alpha[n, min(t, alpha.shape[1] - 1)]
-            here = slice(t * batch, (t + 1) * batch)
-            h = currents[n, t - 1].ravel() if t else h0[n].ravel()
-            new, active, through = currents[n, t].ravel(), d[here].ravel(), p[here].ravel()
-            if grad.shape[1]:
-                grad_t = grad[n, t].ravel()
-                for j in range(g.size):
-                    g[j] += grad_t[j]
-            if two:
-                if grad_r.shape[1]:
-                    grad_t = grad_r[n, t].ravel()
-                    for j in range(g.size):
-                        g_r[j] += grad_t[j]
-                before = rates[n, t - 1].ravel() if t else r0[n].ravel()
-                activate(f, new, active, room)
-                slope_of(f, active, slope)
-                for j in range(g.size):
-                    moved_r[j] += g_r[j] * (active[j] - before[j])
-                for j in range(g.size):
-                    g[j] += rate_r[j] * slope[j] * g_r[j]
-            else:
-                activate(f, h, active, room)
-                slope_of(f, active, slope)
-            for j in range(g.size):  # a loop for each array that is written to: only such ones are vectorised
-                through[j] = rate[j] * g[j]
-            for j in range(g.size):
-                pushed[j] += through[j]
-            for j in range(g.size):
-                moved[j] += g[j] * (new[j] - h[j])
-            np.dot(p[here], W[n], q)
-            if two:
-                for j in range(g.size):
-                    g_r[j] += back[j] - rate_r[j] * g_r[j]
-                for j in range(g.size):
-                    g[j] -= through[j]
-            else:
-                for j in range(g.size):
-                    g[j] += slope[j] * back[j] - through[j]
-            if t < alpha.shape[1]:
-                for j in range(units):
-                    if a[0, j] != 0:
-                        dalpha[n, t, j] = sums[:, j].sum() / a[0, j]
-                moved[:] = 0
-        if two:
-            dalpha_r[n] = sums_r.sum(0)
-            add_product(p[:batch], r0[n], dW[n])
-            add_product(p[batch:], rates[n, : time - 1].reshape((time - 1) * batch, units), dW[n])
-        else:
-            add_product(p, d, dW[n])
-        db[n] = pushes.sum(0)
-        if features:
-            add_product(p, x[n].reshape(time * batch, features), dU[n])
-        if dx.shape[3]:
-            rows, flat = max(1, ALONE // (units * features)), dx[n].reshape(time * batch, features)
-            for i in range(0, time * batch, rows):
-                np.dot(p[i : i + rows], U[n], flat[i : i + rows])
+def backward(f, parts, shape, near, grad, x, M, leaks, marks, dx, dM, dleaks, dstate):  # type: ignore[no-untyped-def]
+    """Set the gradients, given that of y; dx unless it is empty.
 
-
-@numba.njit(**COMPILE)
-def add_product(p, d, total):  # type: ignore[no-untyped-def]
-    """Add p^T d to total, so many rows at a time that BLAS stays on one thread."""
-    rows, part = max(1, ALONE // total.size), np.empty_like(total)
-    for i in range(0, len(p), rows):
-        np.dot(p[i : i + rows].T, d[i : i + rows], part)
-        for j in range(len(total)):
-            for k in range(total.shape[1]):
-                total[j, k] += part[j, k]
-
-
-@numba.njit(**COMPILE)
-def slope_of(f, d, s):  # type: ignore[no-untyped-def]
-    """Set s to the derivative of f where it takes the value d."""
-    one = d.dtype.type(1)
-    if f == TANH:
-        for j in range(d.size):
-            s[j] = one - d[j] * d[j]
-    elif f == SIGMOID:
-        for j in range(d.size):
-            s[j] = d[j] * (one - d[j])
-    elif f == RELU:
-        for j in range(d.size):
-            s[j] = 0 if d[j] <= 0 else 1
-    else:
-        s[:] = one
-
-
-@numba.njit(**COMPILE)
-def activate(f, h, d, e):  # type: ignore[no-untyped-def]
-    """Set d to f(h), both one-dimensional; e is room for as many numbers."""
-    one = h.dtype.type(1)
-    if f == TANH:
-        _decay(h, h.dtype.type(2), d, e)
-        for j in range(h.size):
-            value = (one - d[j]) / (one + d[j])
-            d[j] = -value if h[j] < 0 else value
-    elif f == SIGMOID:
-        _decay(h, one, d, e)
-        for j in range(h.size):
-            d[j] = (d[j] if h[j] < 0 else one) / (one + d[j])
-    elif f == RELU:
-        for j in range(h.size):
-            d[j] = 0 if h[j] <= 0 else h[j]  # NaN stays
-    else:
-        d[:] = h
-
-
-def _decay(h: np.ndarray, c: float, d: np.ndarray, e: np.ndarray) -> None:
-    """Set d to exp(-c |h|); e is room for as many numbers."""
-
-
-# float32: 2 ** y = 2 ** k 2 ** f with whole k, and 2 ** f by its Taylor series, |f| <= 1/2, relative error 5e-9; the
-# compiler can vectorise these loops, as it could not a call of exp
-_PER_E = np.float32(-1 / math.log(2))
-_TAYLOR = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
-_HALF, _LEAST, _WHOLE = np.float32(0.5), np.float32(-126), np.float32(1.5 * 2**23)  # whole numbers from there on
-_BIAS, _SHIFT = np.int32(127 - int(_WHOLE.view(np.int32))), np.int32(23)
-
-
-@overload(_decay, jit_options=COMPILE)
-def _decay_of(h, c, d, e):  # type: ignore[no-untyped-def]
-    c0, c1, c2, c3, c4, c5, c6, c7 = _TAYLOR
-
-    def single(h, c, d, e):  # type: ignore[no-untyped-def]
-        bits = e.view(np.int32)
-        for j in range(h.size):
-            y = _PER_E * c * abs(h[j])
-            y = _LEAST if y < _LEAST else y  # NaN stays
-            k = np.floor(y + _HALF)
-            f = y - k
-            e[j] = k + _WHOLE
-            d[j] = c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * (c5 + f * (c6 + f * c7))))))
-        for j in range(h.size):  # the last bits of e are k: make them the exponent of a number 2 ** k
-            bits[j] = (bits[j] + _BIAS) << _SHIFT
-        for j in range(h.size):
-            d[j] *= e[j]
-
-    def double(h, c, d, e):  # type: ignore[no-untyped-def]
-        for j in range(h.size):
-            d[j] = math.exp(-c * abs(h[j]))
-
-    return single if h.dtype == numba.float32 else double
+    The steps are made once more, segment by segment: that costs less than to write them to memory and to read them.
+    """
+    time, batch, features, units, outputs, rows, span = shape
+    columns, one, top, held = units + features + 1, units * batch, rows - outputs, dstate.shape[1] // LANES
+    current, drive = np.empty_like(dstate[0]), np.empty(rows * batch * LANES, x.dtype)
+    z, kept = np.ones((span + 1) * columns * batch * LANES, x.dtype), np.empty(2 * span * one * LANES, x.dtype)
+    pushed, said = np.empty(span * rows * batch * LANES, x.dtype), outputs * batch
+    g, g_I = np.empty((units + features * (dx.size > 0)) * batch * LANES, x.dtype), np.empty(one * LANES, x.dtype)
+    for net in range(len(M)):
+        Ms, dMs, moved = M[net], dM[net], dleaks[net]
+        for array in (g, g_I, moved, dMs):
+            array[:] = 0
+        for segment in range(-(-time // span) - 1, -1, -1):
+            first = segment * span
+            count, mark = min(time - first, span), marks[net, segment * held * LANES : (segment + 1) * held * LANES]
+            _steps(f, parts, shape, first, count, top, x[net], Ms, leaks[net], mark, z, kept, drive, current, drive)
+            if first + count == time:  # the outputs of the last step
+                _copy(pushed, 0, grad[net], (time - 1) * said, said)
+                left, size = (top * columns, 1, columns), (units, batch, outputs)
+                product(g, (0, batch), Ms, left, pushed, (0, batch, 1), size, ONCE, True)
+                right, size = (count * columns * batch, 1, batch), (outputs, columns, batch)
+                product(dMs, (top * columns, columns), pushed, (0, batch, 1), z, right, size, ONCE, True)
+            for s in range(count):
+                at = (s * rows + top) * batch
+                if first + s > 0:
+                    _copy(pushed, at, grad[net], (first + s - 1) * said, said)
+                else:
+                    pushed[at * LANES : (at + said) * LANES] = 0
+            into = dx[net, first * features * batch * LANES :]
+            _steps_back(f, parts, shape, count, near, Ms, leaks[net], z, kept, pushed, g, g_I, moved, dMs, into)
+        _copy(dstate[net], 0, g_I, 0, held - one)
+        _copy(dstate[net], held - one, g, 0, one)
