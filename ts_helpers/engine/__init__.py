@@ -134,20 +134,20 @@ class _How(NamedTuple):
 
 
 class _Steps(torch.autograd.Function):
-    """The outputs of a stack of networks, which come first in every tensor, and their states before each segment."""
+    """The outputs of a stack of networks, which come first in every tensor, and the states before each segment."""
 
     @staticmethod
     def forward(how: _How, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs, and the states as Lanes."""
+        """Return both."""
         if x.ndim == 3:
             raise _Alone
-        shape, given = how.shape(x, M), [_lanes(t) for t in (x.mT, M, leaks, state.mT)]
-        y = x.new_empty(len(given[0]), len(x[0]), how.outputs, x.shape[2], LANES)
-        marks = x.new_empty(len(y), -(-len(x[0]) // shape[-1]), *given[-1].shape[1:])
-        _run(kernels.forward, how.f, how.parts(*M.shape[1:]), shape, *given, y, marks)
+        shape = how.shape(x, M)
+        y = x.new_empty(*x.shape[:3], how.outputs)
+        marks = x.new_empty(len(x), -(-x.shape[1] // shape[-1]) * state[0].numel())
+        _run(kernels.forward, how, M, shape, x, M, leaks, state, y, marks)
         if not math.isfinite(x.sum()):  # kernels make outputs beside the drives that follow: 0 times infinity is NaN
-            return how.equations(x, M, leaks, state), marks
-        return _networks(y.transpose(-2, -3), len(x)), marks
+            y = how.equations(x, M, leaks, state)
+        return y, marks
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -165,9 +165,8 @@ class _Steps(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-        """Map over networks; the states as Lanes are those of all of them."""
-        (y, marks), split = _fold(_Steps, info, in_dims, inputs)
-        return (split(y), marks), (0, None)
+        """Map over networks."""
+        return _fold(_Steps, info, in_dims, inputs)
 
 
 class _StepsBack(torch.autograd.Function):
@@ -178,14 +177,11 @@ class _StepsBack(torch.autograd.Function):
         how: _How, for_x: bool, grad: Tensor, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor, marks: Tensor
     ) -> tuple[Tensor, ...]:
         """Return the gradients of x (empty unless asked for), M, leaks and state."""
-        given = [_lanes(t) for t in (grad.mT, x.mT, M, leaks)]
-        dx, dM, dleaks = (torch.empty_like(t) for t in given[1:])
-        dx, dstate = dx if for_x else dx[..., :0], torch.empty_like(marks[:, 0])
+        made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
+        made[0] = made[0] if for_x else x.new_empty(len(x), 0)
         near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
-        made = dx, dM, dleaks, dstate
-        _run(kernels.backward, how.f, how.parts(*M.shape[1:]), how.shape(x, M), near, *given, marks, *made)
-        turned = dx.transpose(-2, -3) if for_x else dx[:, 0, 0, 0], dM, dleaks, dstate.transpose(-2, -3)
-        return tuple(_networks(t, len(x)) for t in turned)
+        _run(kernels.backward, how, M, how.shape(x, M), near, grad, x, M, leaks, marks, *made)
+        return tuple(made)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -206,44 +202,33 @@ class _StepsBack(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """Map over networks."""
-        made, split = _fold(_StepsBack, info, in_dims[:-1], inputs)  # the last are the states as Lanes
-        return tuple(map(split, made)), (0,) * len(made)
+        return _fold(_StepsBack, info, in_dims, inputs)
 
 
-def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Give a function the mapped dimension as that of the networks, joined to one that is there; say how to split."""
-    tensors = [k for k, _ in enumerate(in_dims) if isinstance(inputs[k], Tensor)]
-    given, joins = list(inputs), inputs[tensors[0]].ndim + (in_dims[tensors[0]] is None) == 5
-    for k in tensors:
-        x, dim = inputs[k], in_dims[k]
-        x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        given[k] = x.flatten(0, 1) if joins else x
-    return function.apply(*given), lambda x: x.unflatten(0, (info.batch_size, -1)) if joins else x
+def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
+    """Rule of `torch.func.vmap` for both: the mapped dimension becomes that of the networks, or joins it."""
+    given = [
+        x if not isinstance(x, Tensor) else x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(inputs, in_dims, strict=True)
+    ]
+    if joins := next(x for x in given if isinstance(x, Tensor)).ndim == 5:  # else (networks, time, batch, features)
+        given = [x.flatten(0, 1) if isinstance(x, Tensor) else x for x in given]
+    made = function.apply(*given)
+    return tuple(x.unflatten(0, (info.batch_size, -1)) if joins else x for x in made), (0,) * len(made)
 
 
-def _lanes(tensor: Tensor) -> Tensor:
-    """Return (networks, ...) as (groups, ..., 8); networks of zeros make up the last group."""
-    padded = F.pad(tensor, (0, 0) * (tensor.ndim - 1) + (0, -len(tensor) % LANES))
-    return padded.unflatten(0, (len(padded) // LANES, LANES)).movedim(1, -1).contiguous()
-
-
-def _networks(lanes: Tensor, networks: int) -> Tensor:
-    """Return them as they were."""
-    return lanes.movedim(-1, 1).flatten(0, 1)[:networks]
-
-
-def _run(kernel: Any, f: int, parts: np.ndarray, *given: Any) -> None:
-    """Run a kernel, a share of the groups in each of torch's threads."""
-    ready(given[-1].dtype)
-    arrays = [g.numpy().reshape(len(g), -1) if isinstance(g, Tensor) else g for g in given]
-    groups = len(given[-1])
+def _run(kernel: Any, how: _How, M: Tensor, shape: tuple[int, ...], *given: Any) -> None:
+    """Run a kernel, a share of the networks in each of torch's threads."""
+    ready(M.dtype)
+    arrays = [g.detach().contiguous().flatten(1).numpy() if isinstance(g, Tensor) else g for g in given]
+    parts, groups = how.parts(*M.shape[1:]), -(-len(M) // LANES)
     shares = min(groups, torch.get_num_threads())
 
     def run(k: int) -> None:
-        part = slice(groups * k // shares, groups * (k + 1) // shares)
-        kernel(f, parts, *(a[part] if isinstance(a, np.ndarray) else a for a in arrays))
+        part = slice(groups * k // shares * LANES, groups * (k + 1) // shares * LANES)
+        kernel(how.f, parts, shape, *(a[part] if isinstance(a, np.ndarray) else a for a in arrays))
 
-    list(map(run, range(shares)) if shares == 1 else _POOL.map(run, range(shares)))
+    list((_POOL.map if shares > 1 else map)(run, range(shares)))
 
 
 @cache

@@ -4,14 +4,26 @@ Of a network the kernels see one matrix M, ``[W U b; V 0 c]``, or with gates ``[
 multiplied with what units receive at a step, :math:`z_t = (a_{t-1}, x_t, 1)`, a being their activity: that gives their
 drives, and the outputs of the step before. A network runs by parts, ``first row, end, first column, end, shift, first
 unit, end``: the drives of these rows are made, or added to, from these columns of :math:`z_{t + \mathrm{shift}}`, then
-these units take their step. All arrays are of `Lanes`, their last dimension the batch, and flat but for the first, the
-groups of eight; ``shape`` is time, batch, features, units, outputs, rows of M, and steps of a segment.
+these units take their step. Arrays from outside are (networks, numbers); those of `Lanes` are flat, the batch last.
+``shape`` is time, batch, features, units, outputs, rows of M, and steps of a segment.
 """
 
 import numba
 import numpy as np
 
-from ts_helpers.engine.lanes import COMPILE, LANES, ONCE, load, product, sigmoid, store, tanh, where_negative
+from ts_helpers.engine.lanes import (
+    COMPILE,
+    LANES,
+    ONCE,
+    gather,
+    load,
+    product,
+    scatter,
+    sigmoid,
+    store,
+    tanh,
+    where_negative,
+)
 
 TANH, SIGMOID, RELU, IDENTITY, GATED = range(5)
 
@@ -36,22 +48,31 @@ def _slope(f, a):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILE)
-def _copy(out, o, array, i, size):  # type: ignore[no-untyped-def]
-    """Copy so many Lanes."""
-    out[o * LANES : (o + size) * LANES] = array[i * LANES : (i + size) * LANES]
+def _take(array, n, first, rows, columns, out, o):  # type: ignore[no-untyped-def]
+    """Set Lanes to numbers (rows, columns) of eight networks, turned to (columns, rows)."""
+    for r in range(rows):
+        for c in range(columns):
+            store(out, o + c * rows + r, gather(array, n, first + r * columns + c))
 
 
 @numba.njit(**COMPILE)
-def _steps(f, parts, shape, first, count, rows, x, M, leaks, mark, z, kept, drive, current, y):  # type: ignore[no-untyped-def]
+def _put(array, n, first, rows, columns, lanes, o):  # type: ignore[no-untyped-def]
+    """Put them there again."""
+    for r in range(rows):
+        for c in range(columns):
+            scatter(array, n, first + r * columns + c, load(lanes, o + c * rows + r))
+
+
+@numba.njit(**COMPILE)
+def _steps(f, parts, shape, first, count, rows, n, x, M, leaks, marks, z, kept, drive, current, y):  # type: ignore[no-untyped-def]
     """Take so many steps from the marked state on; with all rows of M, set the outputs of the step before each."""
-    _, batch, features, units, outputs, M_rows, _ = shape
-    columns, one = units + features + 1, units * batch
-    held = len(mark) // LANES - one
-    _copy(current, 0, mark, 0, held)
-    _copy(z, 0, mark, held, one)
+    _, batch, features, units, outputs, M_rows, span = shape
+    columns, one, held = units + features + 1, units * batch, len(current) // LANES
+    _take(marks, n, first // span * (held + one), held, 1, current, 0)
+    _take(marks, n, first // span * (held + one) + held, one, 1, z, 0)
     for s in range(count):
         now, then, k = s * columns * batch, (s + 1) * columns * batch, 2 * s * one
-        _copy(z, now + one, x, (first + s) * features * batch, features * batch)
+        _take(x, n, (first + s) * batch * features, batch, features, z, now + one)
         for part in range(len(parts)):
             r0, r1, c0, c1, shift, u0, u1 = parts[part]
             left, right = (r0 * columns + c0, columns, 1), (now + (shift * columns + c0) * batch, batch, 1)
@@ -76,12 +97,11 @@ def _steps(f, parts, shape, first, count, rows, x, M, leaks, mark, z, kept, driv
                         store(kept, k + one + j, a)
                         store(z, then + j, r + alpha_r * (a - r))
         if rows == M_rows and first + s > 0:
-            size = outputs * batch
-            _copy(y, (first + s - 1) * size, drive, rows * batch - size, size)
+            _put(y, n, (first + s - 1) * batch * outputs, batch, outputs, drive, (rows - outputs) * batch)
 
 
 @numba.njit(**COMPILE)
-def _steps_back(f, parts, shape, count, near, M, leaks, z, kept, pushed, g, g_I, moved, dM, dx):  # type: ignore[no-untyped-def]
+def _steps_back(f, parts, shape, first, count, near, n, M, leaks, z, kept, pushed, g, g_I, moved, dM, dx):  # type: ignore[no-untyped-def]
     r"""Carry gradients back through so many steps: g of the activities, g_I of the currents, dM and those of leaks.
 
     With p, the gradient of the drives, and that of the outputs a step before below it in ``pushed``. For leaks
@@ -122,7 +142,7 @@ def _steps_back(f, parts, shape, count, near, M, leaks, z, kept, pushed, g, g_I,
             left, right = (r0 * columns + c0, 1, columns), (p + r0 * batch, batch, 1)
             product(g, (c0 * batch, batch), M, left, pushed, right, (min(c1, wanted) - c0, batch, r1 - r0), ONCE, False)
         if wanted > units:
-            _copy(dx, s * features * batch, g, one, features * batch)
+            _put(dx, n, (first + s) * batch * features, batch, features, g, one)
             g[one * LANES :] = 0
         if s == 0 or done - s == near:  # what M gets, of several steps at once: sums stay in registers
             for part in range(len(parts)):
@@ -133,28 +153,38 @@ def _steps_back(f, parts, shape, count, near, M, leaks, z, kept, pushed, g, g_I,
             done = s
 
 
+@numba.njit(**COMPILE)
+def _room(shape, held, like):  # type: ignore[no-untyped-def]
+    """Return Lanes for M, leaks, z, what is kept of each step, drives, and currents, if there are any."""
+    _, batch, features, units, _, rows, span = shape
+    columns, one = units + features + 1, units * batch
+    sizes = rows * columns, 2 * units, 2 * span * one, rows * batch, held - one
+    M, leaks, kept, drive, current = [np.empty(size * LANES, like.dtype) for size in sizes]
+    return M, leaks, np.ones((span + 1) * columns * batch * LANES, like.dtype), kept, drive, current
+
+
 @numba.njit(**COMPILE, cache=True)
 def forward(f, parts, shape, x, M, leaks, state, y, marks):  # type: ignore[no-untyped-def]
-    """Set the outputs y, and marks: the state before each segment."""
+    """Set the outputs y, and marks: the state before each segment, (units, batch)."""
     time, batch, features, units, outputs, rows, span = shape
-    columns, one, top, held = units + features + 1, units * batch, rows - outputs, state.shape[1] // LANES
-    current, drive = np.empty_like(state[0]), np.empty(rows * batch * LANES, x.dtype)
-    z, kept = np.ones((span + 1) * columns * batch * LANES, x.dtype), np.empty(2 * span * one * LANES, x.dtype)
-    for net in range(len(M)):
-        mark = state[net]
-        for segment in range(-(-time // span)):
-            first = segment * span
+    columns, one, top, held = units + features + 1, units * batch, rows - outputs, state.shape[1]
+    own, leaked, z, kept, drive, current = _room(shape, held, x)
+    for n in range(0, len(M), LANES):
+        _take(M, n, 0, rows * columns, 1, own, 0)
+        _take(leaks, n, 0, leaks.shape[1], 1, leaked, 0)
+        for k in range(0, held, one):
+            _take(state, n, k, batch, units, drive, 0)
+            _put(marks, n, k, one, 1, drive, 0)
+        for first in range(0, time, span):
             count = min(time - first, span)
-            _copy(marks[net], segment * held, mark, 0, held)
-            _steps(
-                f, parts, shape, first, count, rows, x[net], M[net], leaks[net], mark, z, kept, drive, current, y[net]
-            )
-            mark = current.copy()
+            _steps(f, parts, shape, first, count, rows, n, x, own, leaked, marks, z, kept, drive, current, y)
             end = count * columns * batch
-            _copy(mark, held - one, z, end, one)
+            if first + count < time:
+                _put(marks, n, (first // span + 1) * held, held - one, 1, current, 0)
+                _put(marks, n, (first // span + 2) * held - one, one, 1, z, end)
         size = (outputs, batch, columns)
-        product(drive, (0, batch), M[net], (top * columns, columns, 1), z, (end, batch, 1), size, ONCE, True)
-        _copy(y[net], (time - 1) * outputs * batch, drive, 0, outputs * batch)
+        product(drive, (0, batch), own, (top * columns, columns, 1), z, (end, batch, 1), size, ONCE, True)
+        _put(y, n, (time - 1) * batch * outputs, batch, outputs, drive, 0)
 
 
 @numba.njit(**COMPILE, cache=True)
@@ -164,32 +194,35 @@ def backward(f, parts, shape, near, grad, x, M, leaks, marks, dx, dM, dleaks, ds
     The steps are made once more, segment by segment: that costs less than to write them to memory and to read them.
     """
     time, batch, features, units, outputs, rows, span = shape
-    columns, one, top, held = units + features + 1, units * batch, rows - outputs, dstate.shape[1] // LANES
-    current, drive = np.empty_like(dstate[0]), np.empty(rows * batch * LANES, x.dtype)
-    z, kept = np.ones((span + 1) * columns * batch * LANES, x.dtype), np.empty(2 * span * one * LANES, x.dtype)
-    pushed, said = np.empty(span * rows * batch * LANES, x.dtype), outputs * batch
+    columns, one, top, held = units + features + 1, units * batch, rows - outputs, dstate.shape[1]
+    own, leaked, z, kept, drive, current = _room(shape, held, x)
+    dM_own, moved, pushed = np.empty_like(own), np.empty_like(leaked), np.empty(span * rows * batch * LANES, x.dtype)
     g, g_I = np.empty((units + features * (dx.size > 0)) * batch * LANES, x.dtype), np.empty(one * LANES, x.dtype)
-    for net in range(len(M)):
-        Ms, dMs, moved = M[net], dM[net], dleaks[net]
-        for array in (g, g_I, moved, dMs):
+    for n in range(0, len(M), LANES):
+        _take(M, n, 0, rows * columns, 1, own, 0)
+        _take(leaks, n, 0, leaks.shape[1], 1, leaked, 0)
+        for array in (g, g_I, moved, dM_own):
             array[:] = 0
-        for segment in range(-(-time // span) - 1, -1, -1):
-            first = segment * span
-            count, mark = min(time - first, span), marks[net, segment * held * LANES : (segment + 1) * held * LANES]
-            _steps(f, parts, shape, first, count, top, x[net], Ms, leaks[net], mark, z, kept, drive, current, drive)
+        for first in range((time - 1) // span * span, -1, -span):
+            count = min(time - first, span)
+            _steps(f, parts, shape, first, count, top, n, x, own, leaked, marks, z, kept, drive, current, x)
             if first + count == time:  # the outputs of the last step
-                _copy(pushed, 0, grad[net], (time - 1) * said, said)
+                _take(grad, n, (time - 1) * batch * outputs, batch, outputs, pushed, 0)
                 left, size = (top * columns, 1, columns), (units, batch, outputs)
-                product(g, (0, batch), Ms, left, pushed, (0, batch, 1), size, ONCE, True)
+                product(g, (0, batch), own, left, pushed, (0, batch, 1), size, ONCE, True)
                 right, size = (count * columns * batch, 1, batch), (outputs, columns, batch)
-                product(dMs, (top * columns, columns), pushed, (0, batch, 1), z, right, size, ONCE, True)
+                product(dM_own, (top * columns, columns), pushed, (0, batch, 1), z, right, size, ONCE, True)
             for s in range(count):
                 at = (s * rows + top) * batch
                 if first + s > 0:
-                    _copy(pushed, at, grad[net], (first + s - 1) * said, said)
+                    _take(grad, n, (first + s - 1) * batch * outputs, batch, outputs, pushed, at)
                 else:
-                    pushed[at * LANES : (at + said) * LANES] = 0
-            into = dx[net, first * features * batch * LANES :]
-            _steps_back(f, parts, shape, count, near, Ms, leaks[net], z, kept, pushed, g, g_I, moved, dMs, into)
-        _copy(dstate[net], 0, g_I, 0, held - one)
-        _copy(dstate[net], held - one, g, 0, one)
+                    pushed[at * LANES : (at + outputs * batch) * LANES] = 0
+            _steps_back(
+                f, parts, shape, first, count, near, n, own, leaked, z, kept, pushed, g, g_I, moved, dM_own, dx
+            )  # fmt: skip
+        _put(dM, n, 0, rows * columns, 1, dM_own, 0)
+        _put(dleaks, n, 0, leaks.shape[1], 1, moved, 0)
+        if held > one:
+            _put(dstate, n, 0, batch, units, g_I, 0)
+        _put(dstate, n, held - one, batch, units, g, 0)

@@ -103,6 +103,41 @@ def store(context, array, i, lanes):  # type: ignore[no-untyped-def]
     return types.void(array, i, lanes), generate
 
 
+def _places(context, builder, array, values):  # type: ignore[no-untyped-def]
+    """Return where number i of eight networks from n on is in an array (networks, numbers), or again of the last."""
+    array, (_, n, i, *_) = context.make_array(array)(context, builder, values[0]), values
+    (networks, size), one = cgutils.unpack_tuple(builder, array.shape), n.type(1)
+    for k in range(LANES):
+        lane, last = builder.add(n, n.type(k)), builder.sub(networks, one)
+        lane = builder.select(builder.icmp_signed("<", lane, last), lane, last)
+        yield builder.gep(array.data, [builder.add(i, builder.mul(size, lane))])
+
+
+@intrinsic
+def gather(context, array, n, i):  # type: ignore[no-untyped-def]
+    """Return number i of eight networks, from n on, of an array (networks, numbers); of the last for those beyond."""
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        lanes = context.get_value_type(signature.return_type)(ir.Undefined)
+        for k, place in enumerate(_places(context, builder, array, values)):
+            lanes = builder.insert_element(lanes, builder.load(place), ir.IntType(32)(k))
+        return lanes
+
+    return Lanes(array.dtype)(array, n, i), generate
+
+
+@intrinsic
+def scatter(context, array, n, i, lanes):  # type: ignore[no-untyped-def]
+    """Set them."""
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        for k, place in enumerate(_places(context, builder, array, values)):
+            builder.store(builder.extract_element(values[3], ir.IntType(32)(k)), place)
+        return context.get_dummy_value()
+
+    return types.void(array, n, i, lanes), generate
+
+
 @intrinsic
 def where_negative(context, h, a, b):  # type: ignore[no-untyped-def]
     """Return a where h < 0, else b."""
