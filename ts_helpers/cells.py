@@ -36,10 +36,11 @@ def unroll(
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
     with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
         state = cell.initial_state(x[0]) if state is None else state
-        if read_out is not None and (known := getattr(cell, "_recurrence", None)):
-            outputs = compiled(x, read_out, *known(state))
+        if known := getattr(cell, "_recurrence", None):
+            part, *recurrence = known(state)
+            outputs = compiled(x, read_out, *recurrence)
             if outputs is not None:
-                return outputs
+                return outputs if read_out else outputs[..., part]
         states = torch.stack([state := cell(x_t, state) for x_t in x.unbind(0)])  # x[t]: O(time^2) backward
     if read_out is None:
         return states
@@ -67,7 +68,7 @@ def _leak(name: str, alpha: float | Tensor, units: int) -> nn.Parameter:
 
 def _leaky(layers: tuple[int, ...], h: Tensor, U: Tensor, W: Tensor, b: Tensor, alpha: Tensor) -> tuple[Any, ...]:
     """Return leaky units as adaptive ones whose rate is tanh of their current at once."""
-    return "aru", torch.tanh, layers, h, torch.tanh(h), U, W, b, alpha, torch.ones_like(alpha)
+    return slice(len(W)), "aru", torch.tanh, layers, h, torch.tanh(h), U, W, b, alpha, torch.ones_like(alpha)
 
 
 class CTRNNCell(nn.Module):
@@ -226,7 +227,7 @@ class ARUCell(nn.Module):
     def _recurrence(self, state: Tensor) -> tuple[Any, ...]:
         f, alphas = None if self.f is identity else self.f, (self.alpha_s, self.alpha_r)
         alphas = tuple(alpha.expand_as(self.b) for alpha in alphas)
-        return "aru", f, (), *state.chunk(2, -1), self.U, self.W, self.b, *alphas
+        return slice(None), "aru", f, (), *state.chunk(2, -1), self.U, self.W, self.b, *alphas
 
 
 class ARUStack(nn.Module):
@@ -295,7 +296,7 @@ class RNNCell(nn.Module):
 
     def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
         one = torch.ones_like(self.b)
-        return "aru", torch.tanh, (), torch.zeros_like(h), h, self.U, self.W, self.b, one, one
+        return slice(len(one), None), "aru", torch.tanh, (), torch.zeros_like(h), h, self.U, self.W, self.b, one, one
 
 
 class LeakyRNNCell(RNNCell):
@@ -346,7 +347,7 @@ class GatedCell(RNNCell):
         return (1 - g) * h + g * super().forward(x, h)
 
     def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
-        return "gated", h, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
+        return slice(None), "gated", h, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
 
 
 class GRU(nn.Module):

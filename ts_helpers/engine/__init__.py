@@ -30,8 +30,8 @@ HISTORY, NEAR = 2**21, 2**18  # bytes that steps may leave behind before they go
 _POOL = ThreadPoolExecutor(os.cpu_count())
 
 
-def compiled(x: Tensor, read_out: tuple[Tensor, Tensor], family: str, *given: Any) -> Tensor | None:
-    r"""Make all steps of a stack of networks under `torch.func.vmap`, and their outputs, in one call.
+def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, family: str, *given: Any) -> Tensor | None:
+    r"""Make all steps of a stack of networks under `torch.func.vmap` in one call.
 
     ==========  ==========================================  ===================================================
     family      given                                       equation
@@ -44,24 +44,26 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor], family: str, *given: An
 
     Args:
         x: (time, batch, input), of one network.
-        read_out: V (features, units) and c (features,).
+        read_out: V (features, units) and c (features,), or None.
         family: see above.
         given: f None for the identity; sizes of layers that step one after the other, each of which receives the new
             r of those before it, () for all at once; states (batch, units), weights as of `torch.nn.RNNCell`, leak
             rates (units,).
 
     Returns:
-        V a + c after each step, (time, batch, features). None where nothing compiled applies: a network that is not in
+        After each step V a + c, (time, batch, features), or without a read-out the states, (time, batch, units) each, I
+        and r side by side. None where nothing compiled applies: a network that is not in
         a stack, one of more than `LARGEST` units, another f, another device than a CPU, other numbers than float32 or
         float64.
 
     Raises:
         ValueError: x, states or read-out do not fit the weights.
     """
-    (V, c), gated = read_out, family == "gated"
+    gated = family == "gated"
     f, layers, *tensors = (None, (), *given) if gated else given
     states, (U, W, b, *rest) = tensors[: 1 if gated else 2], tensors[1 if gated else 2 :]
     units, batch = len(W), x.shape[1]
+    V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
     fitting = dict(x=(x, (len(x), batch, U.shape[1])), V=(V, (len(V), units)), c=(c, (len(V),)))
     for name, (tensor, shape) in (fitting | {"state": (states[-1], (batch, units))}).items():
         if tensor.shape != shape or tensor.dtype != W.dtype:
@@ -75,11 +77,12 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor], family: str, *given: An
         rows.append(torch.cat([W_g, U_g, b_g[:, None]], 1).expand(units, -1))
     rows.append(torch.cat([F.pad(V, (0, U.shape[1])), c[:, None]], 1))
     leaks = W.new_empty(0) if gated else torch.cat(rest)
-    how = _How(GATED if gated else FUNCTIONS[f], tuple(layers) or (units,), len(V))
+    how = _How(GATED if gated else FUNCTIONS[f], tuple(layers) or (units,), len(V), not (gated or read_out))
     try:
-        return _Steps.apply(how, x, torch.cat(rows), leaks, torch.stack(states))[0]
+        y, currents, _ = _Steps.apply(how, x, torch.cat(rows), leaks, torch.stack(states))
     except _Alone:
         return None
+    return torch.cat([currents, y], -1) if how.currents else y
 
 
 class _Alone(Exception):
@@ -92,6 +95,7 @@ class _How(NamedTuple):
     f: int
     layers: tuple[int, ...]
     outputs: int
+    currents: bool  # are given back
 
     def shape(self, x: Tensor, M: Tensor) -> tuple[int, ...]:
         """Return the shape that kernels are told, its last number how many steps go before the way back."""
@@ -109,9 +113,9 @@ class _How(NamedTuple):
             parts += [[first, end, 0, first, 1, 0, 0]] * (first > 0) + [[first, end, first, columns, 0, first, end]]
         return np.array(parts)
 
-    def equations(self, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> Tensor:
-        """Return the outputs by torch's own operations, which can be differentiated again."""
-        units, made = state.shape[-1], []
+    def equations(self, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs and currents by torch's own operations, which can be differentiated again."""
+        units, made, currents = state.shape[-1], [], []
         I, a = state[..., 0, :, :], state[..., -1, :, :]  # noqa: E741
         one = torch.ones_like(a[..., :1])
         f = {code: function for function, code in FUNCTIONS.items()}.get(self.f) or (lambda drive: drive)
@@ -129,38 +133,41 @@ class _How(NamedTuple):
                 I = torch.cat([I[..., : k.start], new, I[..., k.stop :]], -1)  # noqa: E741
                 a = torch.cat([a[..., : k.start], after, a[..., k.stop :]], -1)
             made.append(a)
-        V = M[..., -self.outputs :, :]
-        return torch.stack(made, -3) @ V[..., None, :, :units].mT + V[..., None, None, :, -1]
+            currents.append(I)
+        V = M[..., M.shape[-2] - self.outputs :, :]
+        y = torch.stack(made, -3) @ V[..., None, :, :units].mT + V[..., None, None, :, -1]
+        return y, torch.stack(currents, -3) if self.currents else _none(y)
 
 
 class _Steps(torch.autograd.Function):
     """The outputs of a stack of networks, which come first in every tensor, and the states before each segment."""
 
     @staticmethod
-    def forward(how: _How, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both."""
+    def forward(how: _How, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return outputs, currents (empty unless asked for), and these."""
         if x.ndim == 3:
             raise _Alone
         shape = how.shape(x, M)
         y = x.new_empty(*x.shape[:3], how.outputs)
+        currents = x.new_empty(*x.shape[:3], state.shape[-1]) if how.currents else _none(y)
         marks = x.new_empty(len(x), -(-x.shape[1] // shape[-1]) * state[0].numel())
-        _run(kernels.forward, how, M, shape, x, M, leaks, state, y, marks)
+        _run(kernels.forward, how, M, shape, x, M, leaks, state, y, currents, marks)
         if not math.isfinite(x.sum()):  # kernels make outputs beside the drives that follow: 0 times infinity is NaN
-            y = how.equations(x, M, leaks, state)
-        return y, marks
+            y, currents = how.equations(x, M, leaks, state)
+        return y, currents, marks
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the backward pass needs."""
         ctx.how, *tensors = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*tensors, output[1])
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*tensors, output[2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, grad_I: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs."""
         for_x = ctx.needs_input_grad[1]
-        dx, *others = _StepsBack.apply(ctx.how, for_x, grad, *ctx.saved_tensors)
+        dx, *others = _StepsBack.apply(ctx.how, for_x, grad, grad_I, *ctx.saved_tensors)
         return None, dx if for_x else None, *others
 
     @staticmethod
@@ -174,13 +181,21 @@ class _StepsBack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        how: _How, for_x: bool, grad: Tensor, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor, marks: Tensor
+        how: _How,
+        for_x: bool,
+        grad: Tensor,
+        grad_I: Tensor,
+        x: Tensor,
+        M: Tensor,
+        leaks: Tensor,
+        state: Tensor,
+        marks: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return the gradients of x (empty unless asked for), M, leaks and state."""
         made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
         made[0] = made[0] if for_x else x.new_empty(len(x), 0)
         near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
-        _run(kernels.backward, how, M, how.shape(x, M), near, grad, x, M, leaks, marks, *made)
+        _run(kernels.backward, how, M, how.shape(x, M), near, grad, grad_I, x, M, leaks, marks, *made)
         return tuple(made)
 
     @staticmethod
@@ -193,10 +208,10 @@ class _StepsBack(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs."""
 
-        def once(grad: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            return torch.func.vjp(ctx.how.equations, *tensors)[1](grad)
+        def once(grad: Tensor, grad_I: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            return torch.func.vjp(ctx.how.equations, *tensors)[1]((grad, grad_I))
 
-        given = grads if ctx.for_x else (torch.zeros_like(ctx.saved_tensors[1]), *grads[1:])
+        given = grads if ctx.for_x else (torch.zeros_like(ctx.saved_tensors[2]), *grads[1:])
         return None, None, *torch.func.vjp(once, *ctx.saved_tensors)[1](given), None
 
     @staticmethod
@@ -215,6 +230,11 @@ def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tup
         given = [x.flatten(0, 1) if isinstance(x, Tensor) else x for x in given]
     made = function.apply(*given)
     return tuple(x.unflatten(0, (info.batch_size, -1)) if joins else x for x in made), (0,) * len(made)
+
+
+def _none(like: Tensor) -> Tensor:
+    """Return no numbers of so many networks as there are."""
+    return like[..., :0].flatten(-3)
 
 
 def _run(kernel: Any, how: _How, M: Tensor, shape: tuple[int, ...], *given: Any) -> None:
@@ -239,8 +259,8 @@ def ready(dtype: torch.dtype) -> None:
         print(f"compiling recurrences for {dtype}, once ...", end=" ", file=sys.stderr, flush=True)
     start, number, whole = time.perf_counter(), TYPES[dtype][:, ::1], numba.int64
     first = (whole, whole[:, ::1], numba.types.UniTuple(whole, 7))
-    kernels.forward.compile((*first, *[number] * 6))
-    kernels.backward.compile((*first, whole, *[number] * 9))
+    kernels.forward.compile((*first, *[number] * 7))
+    kernels.backward.compile((*first, whole, *[number] * 10))
     if new:
         print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
         kept.touch()

@@ -64,8 +64,8 @@ def _put(array, n, first, rows, columns, lanes, o):  # type: ignore[no-untyped-d
 
 
 @numba.njit(**COMPILE)
-def _steps(f, parts, shape, first, count, rows, n, x, M, leaks, marks, z, kept, drive, current, y):  # type: ignore[no-untyped-def]
-    """Take so many steps from the marked state on; with all rows of M, set the outputs of the step before each."""
+def _steps(f, parts, shape, first, count, rows, n, x, M, leaks, marks, z, kept, drive, current, y, currents):  # type: ignore[no-untyped-def]
+    """Take so many steps from the marked state on; with all rows of M, set currents, and the outputs before each."""
     _, batch, features, units, outputs, M_rows, span = shape
     columns, one, held = units + features + 1, units * batch, len(current) // LANES
     _take(marks, n, first // span * (held + one), held, 1, current, 0)
@@ -98,10 +98,12 @@ def _steps(f, parts, shape, first, count, rows, n, x, M, leaks, marks, z, kept, 
                         store(z, then + j, r + alpha_r * (a - r))
         if rows == M_rows and first + s > 0:
             _put(y, n, (first + s - 1) * batch * outputs, batch, outputs, drive, (rows - outputs) * batch)
+        if currents.size > 0:
+            _put(currents, n, (first + s) * one, batch, units, current, 0)
 
 
 @numba.njit(**COMPILE)
-def _steps_back(f, parts, shape, first, count, near, n, M, leaks, z, kept, pushed, g, g_I, moved, dM, dx):  # type: ignore[no-untyped-def]
+def _steps_back(f, parts, shape, first, count, near, n, M, leaks, z, kept, pushed, g, g_I, moved, dM, dx, grad_I, room):  # type: ignore[no-untyped-def]
     r"""Carry gradients back through so many steps: g of the activities, g_I of the currents, dM and those of leaks.
 
     With p, the gradient of the drives, and that of the outputs a step before below it in ``pushed``. For leaks
@@ -116,6 +118,9 @@ def _steps_back(f, parts, shape, first, count, near, n, M, leaks, z, kept, pushe
     columns, one, wanted, done = units + features + 1, units * batch, len(g) // (batch * LANES), count
     for s in range(count - 1, -1, -1):
         now, p, k = s * columns * batch, s * rows * batch, 2 * s * one
+        if grad_I.size > 0:
+            _take(grad_I, n, (first + s) * one, batch, units, room, 0)
+            g_I += room[: len(g_I)]
         for part in range(len(parts) - 1, -1, -1):
             r0, r1, c0, c1, _, u0, u1 = parts[part]
             for u in range(u0, u1):
@@ -164,8 +169,8 @@ def _room(shape, held, like):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILE, cache=True)
-def forward(f, parts, shape, x, M, leaks, state, y, marks):  # type: ignore[no-untyped-def]
-    """Set the outputs y, and marks: the state before each segment, (units, batch)."""
+def forward(f, parts, shape, x, M, leaks, state, y, currents, marks):  # type: ignore[no-untyped-def]
+    """Set outputs, currents unless empty, and marks: the state before each segment, (units, batch)."""
     time, batch, features, units, outputs, rows, span = shape
     columns, one, top, held = units + features + 1, units * batch, rows - outputs, state.shape[1]
     own, leaked, z, kept, drive, current = _room(shape, held, x)
@@ -177,7 +182,7 @@ def forward(f, parts, shape, x, M, leaks, state, y, marks):  # type: ignore[no-u
             _put(marks, n, k, one, 1, drive, 0)
         for first in range(0, time, span):
             count = min(time - first, span)
-            _steps(f, parts, shape, first, count, rows, n, x, own, leaked, marks, z, kept, drive, current, y)
+            _steps(f, parts, shape, first, count, rows, n, x, own, leaked, marks, z, kept, drive, current, y, currents)
             end = count * columns * batch
             if first + count < time:
                 _put(marks, n, (first // span + 1) * held, held - one, 1, current, 0)
@@ -188,8 +193,8 @@ def forward(f, parts, shape, x, M, leaks, state, y, marks):  # type: ignore[no-u
 
 
 @numba.njit(**COMPILE, cache=True)
-def backward(f, parts, shape, near, grad, x, M, leaks, marks, dx, dM, dleaks, dstate):  # type: ignore[no-untyped-def]
-    """Set the gradients, given that of y; dx unless it is empty.
+def backward(f, parts, shape, near, grad, grad_I, x, M, leaks, marks, dx, dM, dleaks, dstate):  # type: ignore[no-untyped-def]
+    """Set the gradients, given those of outputs and currents; dx unless it is empty.
 
     The steps are made once more, segment by segment: that costs less than to write them to memory and to read them.
     """
@@ -205,7 +210,7 @@ def backward(f, parts, shape, near, grad, x, M, leaks, marks, dx, dM, dleaks, ds
             array[:] = 0
         for first in range((time - 1) // span * span, -1, -span):
             count = min(time - first, span)
-            _steps(f, parts, shape, first, count, top, n, x, own, leaked, marks, z, kept, drive, current, x)
+            _steps(f, parts, shape, first, count, top, n, x, own, leaked, marks, z, kept, drive, current, x, x[:0])
             if first + count == time:  # the outputs of the last step
                 _take(grad, n, (time - 1) * batch * outputs, batch, outputs, pushed, 0)
                 left, size = (top * columns, 1, columns), (units, batch, outputs)
@@ -219,7 +224,8 @@ def backward(f, parts, shape, near, grad, x, M, leaks, marks, dx, dM, dleaks, ds
                 else:
                     pushed[at * LANES : (at + outputs * batch) * LANES] = 0
             _steps_back(
-                f, parts, shape, first, count, near, n, own, leaked, z, kept, pushed, g, g_I, moved, dM_own, dx
+                f, parts, shape, first, count, near, n, own, leaked, z, kept, pushed, g, g_I, moved, dM_own, dx,
+                grad_I, drive,
             )  # fmt: skip
         _put(dM, n, 0, rows * columns, 1, dM_own, 0)
         _put(dleaks, n, 0, leaks.shape[1], 1, moved, 0)
