@@ -1,7 +1,9 @@
 """Every cell of the book and what holds for it: its paper's equation, its limits, and that compiled it is the same."""
 
 import copy
+import re
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,10 +11,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ts_helpers import cells
+from ts_helpers import cells, engine
 from ts_helpers.cells import ARUStack, identity, unroll
-from ts_helpers.engine import compiled
-from ts_helpers.engine import LARGEST
+from ts_helpers.engine import LARGEST, kernels
 from ts_helpers.timescales import Clamped, Direct, Gate, LogTau
 
 F64 = torch.float64
@@ -75,13 +76,13 @@ for f in FUNCTIONS:
 KINDS |= {f"{make.__name__} per unit": partial(make, per_unit=True) for make in (aru, stack, leaky)}
 KINDS |= dict(rnn=rnn, leaky=leaky, gated=gated, gru=gru) | {"gated shared": partial(gated, shared=True)}
 COMPILED = [kind for kind in KINDS if kind != "gru" and "sin" not in kind.split(" ")]
-WITH_READ_OUT = [kind for kind in COMPILED if kind.startswith(("mtrnn simultaneous", "aru", "stack"))]
 WITH_DIALS = [kind for kind in KINDS if not kind.startswith(("rnn", "gated", "gru"))]
 FEW = ["ctrnn", "mtrnn simultaneous, 3", "mtrnn sequential, 3", "aru sigmoid", "leaky", "gated"]  # one of each sort
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 EVERY_COMPILED = pytest.mark.parametrize("kind", COMPILED)
 EVERY_SORT = pytest.mark.parametrize("kind", FEW)
+READ_OR_NOT = pytest.mark.parametrize("read", [True, False], ids=["outputs", "states"])
 BOTH_TYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 DIALS = pytest.mark.parametrize("dial", [Direct, LogTau, Gate, Clamped, partial(Clamped, 0)])
 
@@ -95,7 +96,11 @@ def stepped(cell, x, state):
 
 
 class Unrolled(nn.Module):
-    """A ``cell`` unrolled, or for comparison stepped in a ``loop``; ``read`` out or not."""
+    """A cell unrolled, or for comparison stepped in a loop; read out or not."""
+
+    def __init__(self, cell, loop=False, read=True):
+        super().__init__()
+        self.cell, self.loop, self.read = cell, loop, read
 
     def forward(self, x, state, V, c):
         if not self.loop:
@@ -103,13 +108,13 @@ class Unrolled(nn.Module):
         states = stepped(self.cell, x, state)
         if not self.read:
             return states
-        return (self.cell.activity(states) if hasattr(self.cell, "activity") else states) @ V.T + c
+        return nn.functional.linear(self.cell.activity(states) if hasattr(self.cell, "activity") else states, V, c)
 
 
 class Case:
     """A cell, and drawn anew its input, state, read-out and weights: ``tensors`` by name, networks first."""
 
-    def __init__(self, kind, time=6, batch=3, features=2, units=4, outputs=2, networks=None, dtype=F64):
+    def __init__(self, kind, networks=9, time=6, batch=3, features=2, units=4, outputs=2, dtype=F64):
         self.cell, self.networks = KINDS[kind](features, units).to(dtype), networks
         stacked, generator = (networks,) if networks else (), seeded()
 
@@ -133,10 +138,9 @@ class Case:
         case.__dict__ |= attributes
         return case
 
-    def outputs(self, tensors=None, read=False, loop=False, dims=0):
-        """States or outputs, compiled or of torch's own operations in a loop; several networks at once."""
-        tensors, module = tensors or self.tensors, Unrolled()
-        module.cell, module.read, module.loop = self.cell, read, loop
+    def outputs(self, tensors=None, loop=False, read=True, dims=0):
+        """Outputs or states, compiled or of torch's own operations in a loop; several networks at once."""
+        tensors, module = tensors or self.tensors, Unrolled(self.cell, loop, read)
 
         def one(tensors):
             given = [tensors[name] for name in ("x", "state", "V", "c")]
@@ -144,10 +148,10 @@ class Case:
 
         return torch.vmap(one, (dims,))(tensors) if self.networks else one(tensors)
 
-    def made(self, read=False, loop=False, dims=0):
-        """The outputs, and the gradient of a random weighing of them with respect to every tensor, by name."""
+    def made(self, loop=False, read=True, dims=0):
+        """The outputs or states, and the gradient of a random sum of them with respect to every tensor, by name."""
         tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in self.tensors.items()}
-        y = self.outputs(tensors, read, loop, dims)
+        y = self.outputs(tensors, loop, read, dims)
         weights = normal(*y.shape, seed=7, dtype=y.dtype)
         grads = torch.autograd.grad((y * weights).sum(), list(tensors.values()), materialize_grads=True)
         return {"outputs": y.detach()} | dict(zip(tensors, grads, strict=True))
@@ -247,7 +251,7 @@ ORACLES = dict(ctrnn=numpy_ctrnn, mtrnn=numpy_mtrnn, aru=numpy_aru, stack=numpy_
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gru"])  # that is held against torch's own
 def test_cell_equals_numpy_transcription_stepped_and_unrolled(kind):
-    case = Case(kind, units=6)
+    case = Case(kind, None, units=6)
     cell, (x, state, V, c, *weights) = case.cell, case.tensors.values()
     cell.load_state_dict(dict(zip(dict(cell.named_parameters()), weights, strict=True)))
     oracle = ORACLES.get(kind.split(" ")[0], numpy_gated)
@@ -266,150 +270,171 @@ def test_cell_equals_numpy_transcription_stepped_and_unrolled(kind):
         np.testing.assert_allclose(array(made), wanted, rtol=1e-12, atol=1e-12)
 
 
-SHAPES = [(6, 3, 2, 4, 2), (1, 3, 2, 4, 2), (6, 1, 2, 4, 2), (6, 1, 1, 1, 2)]
-SHAPES += np.random.default_rng(0).integers(1, 25, (2, 5)).tolist()
-SHAPES += [(6, 4, 2, 16, 2), (6, 5, 19, 37, 2), (6, 15, 7, 13, 6)]  # whole tiles; rows left over; every width of block
-BLOCKS = dict(time=30, batch=4, features=50, units=41, outputs=50)  # products that go to BLAS in parts
+@pytest.fixture
+def told(monkeypatch):
+    """The shapes that the forward kernel is told; only the two types of numbers are ever compiled."""
+    forward, shapes = kernels.forward, []
+
+    def spy(f, parts, shape, *arrays):
+        shapes.append(shape)
+        forward(f, parts, shape, *arrays)
+
+    for dtype in engine.TYPES:
+        engine.ready(dtype)
+    monkeypatch.setattr(kernels, "forward", spy)
+    yield shapes
+    assert len(forward.signatures) == len(kernels.backward.signatures) == 2
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: " ".join(map(str, shape)))
+STACKS = [1, 2, 3, 7, 8, 9, 19, 100]
+
+
+@READ_OR_NOT
+@pytest.mark.parametrize("networks", STACKS)
 @EVERY_COMPILED
-def test_unroll_equals_stepping_in_outputs_and_gradients(kind, shape):
-    for networks in (None, 9):  # alone; eight at a time and one
-        for read in (False, True) if kind in WITH_READ_OUT or shape == SHAPES[0] else (False,):
-            case = Case(kind, *shape, networks=networks)
-            assert_same(case.made(read), case.made(read, loop=True), 1e-10)
+def test_stack_is_compiled_and_equals_the_loop_with_its_gradients(kind, networks, read, told):
+    sizes = np.random.default_rng([COMPILED.index(kind), networks]).integers(1, 25, 6)
+    sizes[STACKS.index(networks) % 6] = 1  # time, batch, features, units, outputs; once none of them
+    case = Case(kind, networks, *sizes[:5].tolist())
+    assert_same(case.made(read=read), case.made(loop=True, read=read), 1e-10)
+    assert len(told) == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "shape", "read"),
-    [(kind, BLOCKS, True) for kind in ("aru tanh", "ctrnn", "mtrnn simultaneous, 3")]
-    + [("aru sigmoid", BLOCKS, False), ("aru relu", dict(units=LARGEST + 1, networks=9), True)]
-    + [("ctrnn", dict(features=0, networks=networks), False) for networks in (None, 9)],
-    ids=str,
-)
-def test_large_networks_and_those_without_input_unroll_as_they_step(kind, shape, read):
-    case = Case(kind, **shape)
-    assert_same(case.made(read), case.made(read, loop=True), 1e-9)
+@pytest.mark.parametrize("sizes", [dict(units=LARGEST), dict(features=0)], ids=str)
+def test_largest_networks_and_those_without_input_are_compiled(sizes, told):
+    case = Case("ctrnn", **sizes)
+    assert_same(case.made(), case.made(loop=True), 1e-10)
+    assert len(told) == 1
 
 
-@pytest.mark.parametrize("networks", [None, 9])
+@READ_OR_NOT
 @EVERY_COMPILED
-def test_single_precision_is_right_to_1e_5_of_the_largest(kind, networks):
-    case = Case(kind, time=50, batch=5, units=25, networks=networks, dtype=torch.float32)
+def test_steps_that_go_back_by_segments_have_the_same_gradients(kind, read, told, monkeypatch):
+    case = Case(kind, time=7)
+    loops, _ = case.made(loop=True, read=read), case.made(read=read)
+    _, batch, features, units, _, rows, whole = told[-1]
+    columns = features + units + 1
+    assert whole == 7
+    for span, near in ((1, 1), (2, 1), (3, 1), (3, 2), (4, 3), (6, 5), (7, 2), (7, 4)):
+        monkeypatch.setattr(engine, "HISTORY", span * (3 * columns + rows) * batch * 64)
+        monkeypatch.setattr(engine, "NEAR", near * (columns + rows) * batch * 64)
+        assert_same(case.made(read=read), loops, 1e-10)
+        assert told[-1][-1] == span
+
+
+@READ_OR_NOT
+@EVERY_COMPILED
+def test_single_precision_is_right_to_1e_5_of_the_largest(kind, read, told):
+    case = Case(kind, time=50, batch=5, units=25, dtype=torch.float32)
     for name, weights in case.tensors.items():
-        if name.startswith(("cell.S", "cell.W", "cell.lower.W", "cell.lower.U", "cell.upper.W")):
+        if re.match(r"cell\.(W|S|H|L\.[1-9]|lower\.[WU]|upper\.W)", name):
             weights.div_(4)  # no chaos to blow errors up
-    read = kind in WITH_READ_OUT
-    ours = case.made(read)
+    ours = case.made(read=read)
     assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
+    assert len(told) == 1
     exact = case.changed(torch.Tensor.double, cell=copy.deepcopy(case.cell).double())
-    assert_same(ours, exact.made(read, loop=True), 1e-5, of_largest=True)
+    assert_same(ours, exact.made(loop=True, read=read), 1e-5, of_largest=True)
 
 
 @BOTH_TYPES
 @pytest.mark.parametrize("f", [f for f in FUNCTIONS if f is not torch.sin], ids=lambda f: f.__name__)
-def test_compiled_activation_is_right_everywhere(f, dtype):
+def test_compiled_activation_is_right_everywhere(f, dtype, told):
     far = torch.logspace(-30, 38, 69)
     h = torch.cat([torch.linspace(-30, 30, 60001), far, -far, torch.tensor([torch.inf, -torch.inf, 0.0, torch.nan])])
-    cell, h = aru(1, 1, alpha_s=1, alpha_r=1, f=f).to(dtype).requires_grad_(False), h.to(dtype)
-    for p, value in ((cell.U, 1), (cell.W, 0), (cell.b, 0)):
-        p.fill_(value)
-    rate = unroll(cell, h[None, :, None])[0, :, 1]
+    cell = aru(1, 1, alpha_s=1, alpha_r=1, f=f).to(dtype)
+
+    def rates(h):  # of as many networks, whose drives these are
+        x, one = torch.zeros(1, 1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype)
+
+        def rate(b):
+            fixed = {"cell.b": b, "cell.W": 0 * one, "cell.U": one}
+            return functional_call(Unrolled(cell), fixed, (x, cell.initial_state(x[0]), one, 0 * one[0])).flatten()
+
+        return torch.vmap(rate)(h.to(dtype)[:, None])[:, 0].detach()
+
     atol = 1.5e-7 if dtype == torch.float32 else 1e-15
-    torch.testing.assert_close(rate.double(), f(h.double()), rtol=0, atol=atol, equal_nan=True)
+    torch.testing.assert_close(rates(h).double(), f(h.to(dtype).double()), rtol=0, atol=atol, equal_nan=True)
     if f is torch.tanh:
-        assert bool((rate.nan_to_num(0).abs() <= 1).all())
+        assert bool((rates(h).nan_to_num(0).abs() <= 1).all())
         near = torch.linspace(0.01, 1, 1000, dtype=dtype)
-        rates = cell.activity(unroll(cell, near[None, :, None]))[0, :, 0]
-        torch.testing.assert_close(rates.double(), torch.tanh(near.double()), rtol=1e-5, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("kind", "read"),
-    [(kind, read) for kind in COMPILED for read in ([False, True] if kind in WITH_READ_OUT else [False])],
-)
-def test_gradients_pass_gradcheck(kind, read):
-    case = Case(kind, time=3, batch=2, units=3)
-
-    def outputs(*values):
-        return case.outputs(dict(zip(case.tensors, values, strict=True)), read)
-
-    assert torch.autograd.gradcheck(outputs, [tensor.requires_grad_() for tensor in case.tensors.values()])
+        torch.testing.assert_close(rates(near).double(), torch.tanh(near.double()), rtol=1e-5, atol=0)
+    assert {shape[:3] for shape in told} == {(1, 1, 1)}
 
 
 @EVERY_COMPILED
-def test_unroll_is_compiled_and_refuses_a_second_derivative(kind):
-    case = Case(kind).changed(torch.Tensor.requires_grad_)
-    for read in (False, True):
-        loss = case.outputs(read=read).square().sum()
-        (first,) = torch.autograd.grad(loss, case.tensors["state"], create_graph=True)
-        with pytest.raises(RuntimeError, match="can be differentiated once only; step the cell in a loop instead"):
-            first.sum().backward()
+def test_first_and_second_derivatives_of_a_stack_are_those_of_its_outputs(kind, told):
+    case = Case(kind, 2, time=3, batch=2, features=1, units=2, outputs=1)
+
+    def outputs(*values):
+        return case.outputs(dict(zip(case.tensors, values, strict=True)))
+
+    tensors = [tensor.requires_grad_() for tensor in case.tensors.values()]
+    assert torch.autograd.gradcheck(outputs, tensors)
+    assert torch.autograd.gradgradcheck(outputs, tensors)
+    assert told
 
 
-@EVERY_KIND
-def test_unroll_steps_what_is_not_compiled(kind):
-    for dtype in (torch.bfloat16, F64) if kind not in COMPILED else (torch.bfloat16,):
-        case = Case(kind, dtype=dtype)
-        states = case.outputs()
-        assert states.dtype == dtype
-        assert torch.equal(states, case.outputs(loop=True))
-
-
-def test_engine_declines_what_it_has_not_compiled():
-    x, h, weights = normal(5, 3, 2), normal(3, 4), (normal(4, 2), normal(4, 4), normal(4), torch.ones(4).double())
-    read_out, alphas = (normal(2, 4), normal(2)), (torch.ones(4).double(),)
-    assert compiled(x, h, "leaky", *weights) is not None
-    assert compiled(x, h, "layers", (), *weights, read_out=read_out) is not None
-    relus = [compiled(x, torch.cat([h, h], -1), "aru", f, *weights, *alphas) for f in (torch.relu, nn.functional.relu)]
-    assert torch.equal(*relus)
-    for declined in (
-        compiled(x, h, "of no family", *weights),
-        compiled(x.to("meta"), h, "leaky", *weights),
-        compiled(x, torch.cat([h, h], -1), "aru", torch.sin, *weights, *alphas),
-        compiled(x, h, "layers", (2, 2), *weights, read_out=read_out),
-        *(compiled(x, h, family, *weights, read_out=read_out) for family in ("leaky", "rnn", "gated")),
-    ):
-        assert declined is None
-
-
-@pytest.mark.parametrize("networks", [1, 2, 3, 7, 8, 19])
+@READ_OR_NOT
 @EVERY_SORT
-def test_stack_of_any_size_equals_single_networks(kind, networks):
-    for dtype, tolerance in ((F64, 1e-12), (torch.float32, 1e-4)):
-        case, read = Case(kind, units=9, networks=networks, dtype=dtype), kind in WITH_READ_OUT
-        y = case.outputs(read=read)
-        for n in range(networks):
-            alone = case.changed(lambda t, n=n: t[n].clone(), networks=None).outputs(read=read)
-            torch.testing.assert_close(y[n], alone, rtol=tolerance, atol=tolerance)
-            assert read or torch.equal(y[n], alone)
+def test_grad_under_vmap_and_vmap_of_vmap_and_twice_equal_the_loop(kind, read, told):
+    case = Case(kind, 6)
+    alone, x = case.changed(lambda t: t[0], networks=None), case.tensors.pop("x")
+
+    def loss(weights, x, loop=False):
+        return alone.outputs(weights | {"x": x}, loop, read).square().mean()
+
+    def slope(weights, x, loop=False):
+        return sum(grad.square().sum() for grad in torch.func.grad(loss)(weights, x, loop).values())
+
+    for function in (loss, slope):
+        grads = torch.vmap(torch.func.grad(function))(case.tensors, x)
+        assert_same(grads, torch.vmap(torch.func.grad(partial(function, loop=True)))(case.tensors, x), 1e-10)
+        split = case.changed(lambda t: t.unflatten(0, (2, 3))).tensors
+        twice = torch.vmap(torch.vmap(torch.func.grad(function)))(split, x.unflatten(0, (2, 3)))
+        assert_same({name: grad.flatten(0, 1) for name, grad in twice.items()}, grads, 1e-12)
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize("shared", [("x",), ("V", "c"), ("state", "weights")], ids=str)
 @EVERY_SORT
-def test_what_a_stack_shares_counts_for_every_network(kind, shared):
-    case = Case(kind, networks=9)
+def test_what_a_stack_shares_counts_for_every_network(kind, shared, told):
+    case = Case(kind)
     dims = {name: 0 for name in case.tensors}
     for name in case.tensors:
         if name in shared or ("weights" in shared and name.startswith("cell.") and "alpha" not in name):
             dims[name], case.tensors[name] = None, case.tensors[name][0]
-    assert_same(case.made(read=True, dims=dims), case.made(read=True, loop=True, dims=dims), 1e-10)
+    assert_same(case.made(dims=dims), case.made(loop=True, dims=dims), 1e-10)
+    assert told
 
 
-@EVERY_SORT
-def test_vmap_over_grad_and_vmap_of_vmap_equal_single_networks(kind):
-    case = Case(kind, networks=6)
-    alone = case.changed(lambda t: t[5].clone(), networks=None)
+@EVERY_KIND
+def test_lone_networks_and_what_is_not_compiled_take_the_loop(kind, monkeypatch):
+    monkeypatch.setattr(engine, "ready", None)  # called before any kernel
+    lone, half, large = Case(kind, None), Case(kind, dtype=torch.bfloat16), Case(kind, 2, time=2, units=LARGEST + 1)
+    for case in (lone, half, large, *[Case(kind)] * (kind not in COMPILED)):
+        for read in (True, False):
+            assert torch.equal(case.outputs(read=read), case.outputs(read=read, loop=True))
+    assert_same(lone.made(), lone.made(loop=True), 1e-12)
+    grads = [torch.func.grad(lambda t, loop=loop: lone.outputs(t, loop).sum())(lone.tensors) for loop in (False, True)]
+    assert_same(*grads, 1e-12)
+    elsewhere = Case(kind).changed(lambda t: t.to("meta")).outputs()
+    assert elsewhere.device.type == "meta"
 
-    def loss(tensors, loop=False):
-        return alone.outputs(tensors, read=True, loop=loop).square().mean()
 
-    grads = torch.vmap(torch.func.grad(loss))(case.tensors)
-    twice = torch.vmap(torch.vmap(torch.func.grad(loss)))(case.changed(lambda t: t.unflatten(0, (2, 3))).tensors)
-    assert_equal({name: grad.flatten(0, 1) for name, grad in twice.items()}, grads)
-    expected = torch.func.grad(partial(loss, loop=True))(alone.tensors)
-    assert_same({k: grad[5] for k, grad in grads.items()}, expected, 1e-10)
+def test_relu_is_compiled_by_either_of_its_names(told):
+    case = Case("aru relu")
+    ours, case.cell.f = case.outputs(), nn.functional.relu
+    assert torch.equal(case.outputs(), ours)
+    assert len(told) == 2
+
+
+def test_compiling_is_announced_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine.numba.config, "CACHE_DIR", str(tmp_path))
+    for kernel in ("forward", "backward"):
+        monkeypatch.setattr(kernels, kernel, SimpleNamespace(compile=lambda signature: None))
+    for said in (r"compiling recurrences for torch.float32, once \.\.\. 0 s\n", ""):
+        engine.ready.__wrapped__(torch.float32)
+        assert re.fullmatch(said, capsys.readouterr().err)
 
 
 @BOTH_TYPES
@@ -419,91 +444,73 @@ def test_threads_do_not_change_the_bits(kind, dtype):
     try:
         for threads in (1, 2, 3, 16):
             torch.set_num_threads(threads)
-            made += [Case(kind, units=8, networks=19, dtype=dtype).made(kind in WITH_READ_OUT)]
+            made += [Case(kind, 19, units=8, dtype=dtype).made(read=read) for read in (True, False)]
     finally:
         torch.set_num_threads(before)
-    for several in made[1:]:
-        assert_equal(several, made[0])
+    for k in range(2, len(made)):
+        assert_equal(made[k], made[k % 2])
 
 
 @BOTH_TYPES
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @EVERY_SORT
 def test_what_is_not_finite_stays_in_its_network_and_shows_there(kind, wrong, dtype):
-    good, others = Case(kind, networks=9, dtype=dtype).made(read=True), [n for n in range(9) if n != 5]
+    good, others = Case(kind, dtype=dtype).made(), [n for n in range(9) if n != 5]
     for name in good.keys() - {"outputs", "cell.start"}:
-        case = Case(kind, networks=9, dtype=dtype)
-        case.tensors[name][5].view(-1)[0] = wrong
-        bad = case.made(read=True)
-        assert_equal(bad, good, others)
+        case = Case(kind, dtype=dtype)
+        case.tensors[name][5].view(-1)[-1] = wrong  # of x: at the last step
+        bad = case.made()
+        if name == "x":
+            kept = torch.ones(9, 6, dtype=torch.bool)
+            kept[5, -1] = False
+            outputs = [made.pop("outputs")[kept] for made in (bad, good.copy())]
+            torch.testing.assert_close(*outputs)
+        assert_equal(bad, {k: good[k] for k in bad}, others)
         ours = {name: tensor[5] for name, tensor in bad.items()}
-        loop = case.changed(lambda t: t[5].clone(), networks=None).made(read=True, loop=True)
+        loop = case.changed(lambda t: t[5].clone(), networks=None).made(loop=True)
         shows = [not all(torch.isfinite(t).all() for t in made.values()) for made in (ours, loop)]
         assert shows[0] >= shows[1], name  # training looks at these
 
 
 @BOTH_TYPES
-@pytest.mark.parametrize("networks", [None, 9])
 @EVERY_COMPILED
-def test_nan_reaches_all_units_that_receive_it_and_no_other(kind, networks, dtype):
-    for name in Case(kind).tensors if kind in ("gated", "gated shared", "leaky") else ["state"]:
-        case = Case(kind, batch=5, units=9, networks=networks, dtype=dtype)
-        case.tensors[name].view(-1)[0] = torch.nan
-        ours, loops = (case.outputs(read=True, loop=loop).isnan() for loop in (False, True))
-        assert bool(loops.any())
-        assert torch.equal(ours, loops)
+def test_nan_reaches_all_outputs_that_receive_it_and_no_other(kind, dtype):
+    for name in Case(kind).tensors:
+        case = Case(kind, batch=5, units=9, dtype=dtype)
+        case.tensors[name].view(-1)[len(case.tensors["x"][0].flatten()) // 2 if name == "x" else 0] = torch.nan
+        ours, loops = (case.outputs(loop=loop).isnan() for loop in (False, True))
+        assert bool(loops.any()) != name.endswith("start")
+        assert torch.equal(ours, loops), name
 
 
-@pytest.mark.parametrize("networks", [None, 9])
 @EVERY_SORT
-def test_tensors_that_are_not_contiguous_are_taken_and_left_as_they_were(kind, networks):
-    straight, crooked = (Case(kind, networks=networks) for _ in range(2))
+def test_tensors_that_are_not_contiguous_are_taken_and_left_as_they_were(kind):
+    straight, crooked = Case(kind), Case(kind)
     for name, tensor in crooked.tensors.items():
-        doubled = torch.stack([tensor, -tensor], -1)
-        crooked.tensors[name] = doubled[..., 0]
-        assert tensor.numel() < 2 or not crooked.tensors[name].is_contiguous()
-    for read in (False, True):
-        ours, theirs = (case.outputs(read=read) for case in (crooked, straight))
-        assert torch.equal(ours, theirs)
+        crooked.tensors[name] = torch.stack([tensor, -tensor], -1)[..., 0]
+        assert not crooked.tensors[name].is_contiguous()
+    assert_equal(crooked.made(), straight.made())
     y = straight.outputs({name: tensor.clone().requires_grad_() for name, tensor in crooked.tensors.items()})
     y.movedim(-1, 0).contiguous().movedim(0, -1).square().sum().backward()  # a gradient that is not contiguous
-    assert_equal(crooked.tensors, Case(kind, networks=networks).tensors)
-
-
-def resting(kind, *alphas, **sizes):
-    """A case in which the second unit has these leak rates 0."""
-    case = Case(kind, **sizes)
-    for name in alphas:
-        case.tensors[name := f"cell.parametrizations.{name}.original"][..., 1] = 0
-    return case, name
+    assert_equal(crooked.tensors, Case(kind).tensors)
 
 
 @BOTH_TYPES
-def test_unit_with_alpha_zero_rests_exactly(dtype):
-    case, _ = resting("ctrnn", "alpha", dtype=dtype)
-    y = case.outputs()
-    assert torch.equal(y[..., 1], case.tensors["state"][:, 1].expand(len(y), -1))
-    assert not torch.equal(y[-1, :, 0], case.tensors["state"][:, 0])
-    for networks in (None, 8):
-        case, _ = resting("aru per unit", "alpha_s", "alpha_r", dtype=dtype, networks=networks)
-        case.tensors["c"].zero_()
-        case.tensors["V"][:] = torch.eye(4)[:2]
-        y, r = case.outputs(read=True), case.tensors["state"][..., 5]
-        assert torch.equal(y[..., 1], r.unsqueeze(-2).expand_as(y[..., 1]))
-
-
-def test_alpha_zero_has_no_gradient_in_states_and_its_true_one_in_the_outputs_of_eight_networks():
-    for kind, which in (("ctrnn", "alpha"), ("aru per unit", "alpha_s")):
-        case, name = resting(kind, which)
-        ours, loops = case.made(), case.made(loop=True)
-        assert ours[name][1] == 0
-        assert loops[name][1].abs() > 1e-3
-        loops[name][1] = 0  # the one documented departure
-        assert_same(ours, loops, 1e-10)
-    case, name = resting("aru per unit", "alpha_s", networks=8)
-    loops = case.made(read=True, loop=True)
-    assert bool((loops[name][:, 1].abs() > 1e-3).all())
-    assert_same(case.made(read=True), loops, 1e-10)
+@pytest.mark.parametrize(("kind", "alphas"), [("ctrnn", ["alpha"]), ("aru per unit", ["alpha_s", "alpha_r"])])
+def test_unit_with_alpha_zero_rests_exactly_and_has_its_true_gradient(kind, alphas, dtype):
+    case = Case(kind, dtype=dtype)
+    for name in (names := [f"cell.parametrizations.{alpha}.original" for alpha in alphas]):
+        case.tensors[name][:, 1] = 0
+    ours, loops = case.made(), case.made(loop=True)
+    assert all(bool((loops[name][:, 1].abs() > 1e-3).all()) for name in names[-1:])
+    assert_same(ours, {k: v.double() for k, v in loops.items()}, 1e-10 if dtype == F64 else 1e-4)
+    case.tensors["c"].zero_()
+    case.tensors["V"][:] = torch.eye(4)[:2]
+    y, rests, close = case.outputs(), case.tensors["state"][..., -3], 0.0
+    if kind == "ctrnn":
+        rests, close = torch.tanh(rests), torch.finfo(dtype).eps
+    torch.testing.assert_close(y[..., 1], rests[:, None].expand_as(y[..., 1]), rtol=0, atol=close)
+    assert not torch.equal(y[:, -1, :, 0], y[:, 0, :, 0])
 
 
 def raw_of(cell):
@@ -512,8 +519,7 @@ def raw_of(cell):
 
 @DIALS
 @pytest.mark.parametrize("kind", WITH_DIALS)
-def test_alphas_move_only_when_trainable_and_have_their_gradient(kind, dial):
-    made = []
+def test_alphas_move_only_when_trainable(kind, dial):
     for trainable in (True, False):
         cell = KINDS[kind](units=6, dial=dial).double()
         raw, before = raw_of(cell), copy.deepcopy(cell.state_dict())
@@ -525,11 +531,6 @@ def test_alphas_move_only_when_trainable_and_have_their_gradient(kind, dial):
         moved = {name for name, p in cell.named_parameters() if not torch.equal(p, before[name])}
         assert moved >= before.keys() - raw.keys() if trainable else moved == before.keys() - raw.keys()
         assert all(bool((p != before[name]).all()) == trainable for name, p in raw.items())
-        made.append([p.grad for p in cell.parameters()])
-    cell, x = KINDS[kind](units=6, dial=dial).double(), normal(5, 3, 2)
-    stepped(cell, x, cell.initial_state(x[0])).square().sum().backward()
-    for ours, expected in zip(made[0], [p.grad for p in cell.parameters()], strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
 @DIALS
@@ -607,8 +608,7 @@ def test_cell_holds_its_state_when_its_leak_is_all_but_closed(kind):
     if kind.startswith("gated"):
         nn.init.constant_(cell.b_g, -30)
     state = normal(*cell.initial_state(x[0]).shape, seed=1)
-    for states in (unroll(cell, x, state), stepped(cell, x, state)):
-        torch.testing.assert_close(states[-1], state, rtol=0, atol=1e-9)
+    torch.testing.assert_close(unroll(cell, x, state)[-1], state, rtol=0, atol=1e-9)
 
 
 def torchs(make, cell, order="n"):
@@ -666,8 +666,7 @@ def test_open_gates_and_leak_rates_of_one_replace_the_whole_state():
     opened = gated().double()
     nn.init.constant_(opened.b_g, 50)
     for cell in (opened, leaky(alpha=1.0).double()):
-        for make in (stepped, unroll):
-            torch.testing.assert_close(make(cell, x, h), make(plain, x, h), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(unroll(cell, x, h), unroll(plain, x, h), rtol=1e-12, atol=1e-12)
     cell = ctrnn(alpha=1.0, dial=Clamped).double()
     nn.init.zeros_(cell.W)
     torch.testing.assert_close(unroll(cell, x, 9 * h), x @ cell.U.T)
@@ -703,9 +702,8 @@ def test_gated_units_that_close_at_blanks_do_not_notice_how_many_there_are():
     when = torch.cumsum(torch.randint(1, 6, (5,), generator=seeded(2)), 0)
     padded = torch.eye(3, dtype=F64)[2].repeat(int(when[-1]) + 1, 1)
     padded[when] = letters
-    for make in (stepped, unroll):
-        h = torch.zeros(1, 4, dtype=F64)
-        assert torch.equal(make(cell, padded[:, None], h)[when], make(cell, letters[:, None], h))
+    h = torch.zeros(1, 4, dtype=F64)
+    assert torch.equal(unroll(cell, padded[:, None], h)[when], unroll(cell, letters[:, None], h))
 
 
 def test_leaky_units_follow_stretched_time_with_a_smaller_leak_and_plain_ones_do_not():
@@ -754,47 +752,20 @@ def test_what_cannot_be_used_is_refused_by_name(make, message):
         make()
 
 
-@pytest.mark.parametrize("kind", [*FEW, "mtrnn simultaneous, 1"])
-def test_tensors_that_do_not_fit_are_refused_by_name(kind):
-    def refused(message, read=False, **change):
-        case = Case(kind)
-        with pytest.raises(ValueError, match=message):
-            case.outputs(case.tensors | change, read)
-
-    state, x = Case(kind).tensors["state"], Case(kind).tensors["x"]
-    n = len(state[0])
-    which, units = ("I", n // 2) if kind.startswith("aru") else ("h", n)
-    time = 13 if kind.startswith("mtrnn seq") else 6  # half steps
-    refused(rf"^{which} must have shape \(3, {units}\) for tuple\(x.shape\)=\({time}, 3, 2\), got ", state=state[:, 2:])
-    refused(rf"^{which} must have shape \(3, {units}\) for .*, got \(2, {units}\)", state=state[:2])
-    refused(rf"^U must have shape \({units}, 1\) for .*, got \({units}, 2\)", x=x[..., :1])
-    refused("^U must have the type of x, torch.float32, got torch.float64", x=x.float())
-    refused(rf"^{which} must have the type of x, torch.float64, got torch.float32", state=state.float())
-    for name, tensor in Case(kind).tensors.items():
-        if name.startswith("cell.") and name.count(".") == 1 and name != "cell.start":
-            letter = name.removeprefix("cell.")
-            refused(f"^{letter} must have the type of x, torch.float64, got torch.float32", **{name: tensor.float()})
-    if kind in WITH_READ_OUT:
-        fitting = rf"V and c must be \(features, {units}\) and \(features,\), got "
-        refused(fitting + rf"\(2, {units - 1}\), \(2,\)", read=True, V=normal(2, units - 1))
-        refused(fitting + rf"\(2, {units}\), \(3,\)", read=True, c=normal(3))
-        refused(fitting + rf"\(2, {units}\), \(1, 2\)", read=True, c=normal(1, 2))
-
-
-def test_weights_that_do_not_fit_are_refused_by_name():
-    x, h, U, W, b = normal(6, 3, 2), normal(3, 4), normal(4, 2), normal(4, 4), normal(4)
-    for wrong, message in (
-        ((normal(1, 2), W, b), r"U_g must have shape \(4, 2\) for .*, got \(1, 2\)"),
-        ((U, normal(4, 3), b), r"W_g must have shape \(4, 4\) for .*, got \(4, 3\)"),
-        ((U, W, normal(2)), r"b_g must have shape \(4,\) or \(1,\) for .*, got \(2,\)"),
-        ((U, W, normal(4)[0]), r"b_g must have shape \(4,\) or \(1,\) for .*, got \(\)"),
+@pytest.mark.parametrize("networks", [None, 9])
+@EVERY_SORT
+def test_tensors_that_do_not_fit_are_refused_by_name(kind, networks):
+    case = Case(kind, networks)
+    x, state, V, c = (case.tensors[name] for name in ("x", "state", "V", "c"))
+    units = V.shape[-1]
+    for name, shape, *wrongs in (
+        ("x", (6, 3, 2), x[..., :1], x.float()),
+        ("state", (3, units), state[..., :2, :], state[..., 2:], state.float()),
+        ("V", (2, units), V[..., 1:], V.float()),
+        ("c", (2,), c[..., 1:], c[..., None], c.float()),
     ):
-        with pytest.raises(ValueError, match=message):
-            compiled(x, h, "gated", U, W, b, *wrong)
-    for weights, message in (
-        ((U, W[:, :3], b, b), r"W must have shape \(4, 4\) for .*, got \(4, 3\)"),
-        ((U, W, b[:3], b), r"b must have shape \(4,\) for .*, got \(3,\)"),
-        ((U, W, b, normal(5, 4)), r"alpha must have shape \(4,\) or \(6, 4\) for .*, got \(5, 4\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            compiled(x, h, "leaky", *weights)
+        message = re.escape(f"{name} must be {shape} and torch.float64, as the cell's weights ask for, got (")
+        for wrong in wrongs:
+            for read in (True, False) if name in ("x", "state") else (True,):
+                with pytest.raises(ValueError, match=rf"^{message}.*\), {wrong.dtype}$"):
+                    case.outputs(case.tensors | {name: wrong}, read=read)
