@@ -139,12 +139,31 @@ class _How(NamedTuple):
         return y, torch.stack(currents, -3) if self.currents else _none(y)
 
 
-class _Steps(torch.autograd.Function):
-    """The outputs of a stack of networks, which come first in every tensor, and the states before each segment."""
+class _Stacked(torch.autograd.Function):
+    """A function of a stack of networks, which come first in every tensor."""
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:  # type: ignore[override]
+        """Make the mapped dimension that of the networks, or let it join them."""
+
+        def ahead(x: Tensor, dim: int | None) -> Tensor:
+            return x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+        pairs = zip(inputs, in_dims, strict=True)
+        given = [ahead(x, dim) if isinstance(x, Tensor) else x for x, dim in pairs]
+        joins = next(x for x in given if isinstance(x, Tensor)).ndim == 5  # networks, time, batch, features are 4
+        if joins:
+            given = [x.flatten(0, 1) if isinstance(x, Tensor) else x for x in given]
+        made = cls.apply(*given)
+        return tuple(x.unflatten(0, (info.batch_size, -1)) if joins else x for x in made), (0,) * len(made)
+
+
+class _Steps(_Stacked):
+    """The outputs of networks, their currents if asked for, and their states before each segment of steps."""
 
     @staticmethod
     def forward(how: _How, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return outputs, currents (empty unless asked for), and these."""
+        """Return these."""
         if x.ndim == 3:
             raise _Alone
         shape = how.shape(x, M)
@@ -170,28 +189,14 @@ class _Steps(torch.autograd.Function):
         dx, *others = _StepsBack.apply(ctx.how, for_x, grad, grad_I, *ctx.saved_tensors)
         return None, dx if for_x else None, *others
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-        """Map over networks."""
-        return _fold(_Steps, info, in_dims, inputs)
 
-
-class _StepsBack(torch.autograd.Function):
+class _StepsBack(_Stacked):
     """The gradients of `_Steps`; their own are those of the equations."""
 
     @staticmethod
-    def forward(
-        how: _How,
-        for_x: bool,
-        grad: Tensor,
-        grad_I: Tensor,
-        x: Tensor,
-        M: Tensor,
-        leaks: Tensor,
-        state: Tensor,
-        marks: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(how: _How, for_x: bool, grad: Tensor, grad_I: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x (empty unless asked for), M, leaks and state."""
+        x, M, leaks, state, marks = tensors
         made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
         made[0] = made[0] if for_x else x.new_empty(len(x), 0)
         near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
@@ -213,23 +218,6 @@ class _StepsBack(torch.autograd.Function):
 
         given = grads if ctx.for_x else (torch.zeros_like(ctx.saved_tensors[2]), *grads[1:])
         return None, None, *torch.func.vjp(once, *ctx.saved_tensors)[1](given), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-        """Map over networks."""
-        return _fold(_StepsBack, info, in_dims, inputs)
-
-
-def _fold(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> Any:
-    """Rule of `torch.func.vmap` for both: the mapped dimension becomes that of the networks, or joins it."""
-    given = [
-        x if not isinstance(x, Tensor) else x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        for x, dim in zip(inputs, in_dims, strict=True)
-    ]
-    if joins := next(x for x in given if isinstance(x, Tensor)).ndim == 5:  # else (networks, time, batch, features)
-        given = [x.flatten(0, 1) if isinstance(x, Tensor) else x for x in given]
-    made = function.apply(*given)
-    return tuple(x.unflatten(0, (info.batch_size, -1)) if joins else x for x in made), (0,) * len(made)
 
 
 def _none(like: Tensor) -> Tensor:
