@@ -36,15 +36,12 @@ def unroll(
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
     with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
         state = cell.initial_state(x[0]) if state is None else state
-        if known := getattr(cell, "_recurrence", None):
-            part, *recurrence = known(state)
-            outputs = compiled(x, read_out, *recurrence)
-            if outputs is not None:
-                return outputs if read_out else outputs[..., part]
+        known = cell._recurrence(state) if hasattr(cell, "_recurrence") else ()
+        if known and (made := compiled(x, read_out, *known)) is not None:
+            return made
         states = torch.stack([state := cell(x_t, state) for x_t in x.unbind(0)])  # x[t]: O(time^2) backward
-    if read_out is None:
-        return states
-    return F.linear(cell.activity(states) if hasattr(cell, "activity") else states, *read_out)
+    shown = cell.activity(states) if read_out and hasattr(cell, "activity") else states
+    return F.linear(shown, *read_out) if read_out else states
 
 
 def identity(h: Tensor) -> Tensor:
@@ -173,11 +170,10 @@ class MTRNNCell(nn.Module):
         return torch.cat(rows)
 
     def _recurrence(self, h: Tensor) -> tuple[Any, ...]:
-        sizes = torch.tensor(self.layers, device=self.b[0].device)
-        alpha = self.alpha.repeat_interleave(sizes, output_size=sum(self.layers))
+        alpha = torch.cat([a.expand(n) for a, n in zip(self.alpha, self.layers, strict=True)])
         U = F.pad(self.L[0], (0, 0, 0, sum(self.layers[1:])))
-        in_turn = self.layers if self.update == "sequential" else ()
-        return _leaky(in_turn, h, U, self.dense(), torch.cat(tuple(self.b)), alpha)
+        layers, b = self.layers if self.update == "sequential" else (), torch.cat(tuple(self.b))
+        return _leaky(layers, h, U, self.dense(), b, alpha)
 
 
 class ARUCell(nn.Module):
@@ -225,8 +221,7 @@ class ARUCell(nn.Module):
         return self.start.expand(len(x), -1)
 
     def _recurrence(self, state: Tensor) -> tuple[Any, ...]:
-        f, alphas = None if self.f is identity else self.f, (self.alpha_s, self.alpha_r)
-        alphas = tuple(alpha.expand_as(self.b) for alpha in alphas)
+        f, alphas = None if self.f is identity else self.f, (a.expand_as(self.b) for a in (self.alpha_s, self.alpha_r))
         return slice(None), "aru", f, (), *state.chunk(2, -1), self.U, self.W, self.b, *alphas
 
 
@@ -264,13 +259,11 @@ class ARUStack(nn.Module):
         return torch.cat([lower[0], upper[0], lower[1], upper[1]]).expand(len(x), -1)
 
     def _recurrence(self, state: Tensor) -> tuple[Any, ...]:
-        *first, U, W, b, alpha_s, alpha_r = self.lower._recurrence(state)
-        *_, up, above, b_2, alpha_s_2, alpha_r_2 = self.upper._recurrence(state)
-        m = self.sizes[1]
+        known, (up, above, *upper) = self.lower._recurrence(state), self.upper._recurrence(state)[-5:]
+        (U, W, *lower), m = known[-5:], self.sizes[1]
         U, down = U.split([U.shape[1] - m, m], 1)
         W = torch.cat([torch.cat([W, down], 1), torch.cat([up, above], 1)])
-        both = (b, b_2), (alpha_s, alpha_s_2), (alpha_r, alpha_r_2)
-        return *first, F.pad(U, (0, 0, 0, m)), W, *map(torch.cat, both)
+        return *known[:-5], F.pad(U, (0, 0, 0, m)), W, *map(torch.cat, zip(lower, upper, strict=True))
 
 
 class RNNCell(nn.Module):

@@ -30,7 +30,7 @@ HISTORY, NEAR = 2**21, 2**18  # bytes that steps may leave behind before they go
 _POOL = ThreadPoolExecutor(os.cpu_count())
 
 
-def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, family: str, *given: Any) -> Tensor | None:
+def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, family: str, *given: Any) -> Tensor | None:
     r"""Make all steps of a stack of networks under `torch.func.vmap` in one call.
 
     ==========  ==========================================  ===================================================
@@ -45,16 +45,16 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, family: str, *gi
     Args:
         x: (time, batch, input), of one network.
         read_out: V (features, units) and c (features,), or None.
+        part: what the cell's state is of I and r side by side.
         family: see above.
         given: f None for the identity; sizes of layers that step one after the other, each of which receives the new
             r of those before it, () for all at once; states (batch, units), weights as of `torch.nn.RNNCell`, leak
             rates (units,).
 
     Returns:
-        After each step V a + c, (time, batch, features), or without a read-out the states, (time, batch, units) each, I
-        and r side by side. None where nothing compiled applies: a network that is not in
-        a stack, one of more than `LARGEST` units, another f, another device than a CPU, other numbers than float32 or
-        float64.
+        V a + c after each step, (time, batch, features), or without a read-out the states, (time, batch, state). None
+        where nothing compiled applies: a network that is not in a stack, one of more than `LARGEST` units, another f,
+        another device than a CPU, other numbers than float32 or float64.
 
     Raises:
         ValueError: x, states or read-out do not fit the weights.
@@ -82,7 +82,7 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, family: str, *gi
         y, currents, _ = _Steps.apply(how, x, torch.cat(rows), leaks, torch.stack(states))
     except _Alone:
         return None
-    return torch.cat([currents, y], -1) if how.currents else y
+    return torch.cat([currents, y], -1)[..., part] if how.currents else y
 
 
 class _Alone(Exception):

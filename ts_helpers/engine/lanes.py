@@ -10,6 +10,10 @@ instructions, as are those that the type has.
 import hashlib
 import math
 import operator
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +271,15 @@ def product(out, to, a, left, b, right, sizes, steps, fresh):  # type: ignore[no
             else:
                 _narrow(out, here, a, first, b, then, rest, steps, fresh)
                 c += 4
+
+
+@contextmanager
+def compiling(what: str) -> Iterator[None]:
+    """Compile, or find compiled, what is in this context, and say so if it took time."""
+    kept, start = Path(numba.config.CACHE_DIR) / what, time.perf_counter()  # type: ignore[attr-defined]
+    if new := not kept.exists():
+        print(f"compiling {what}, once ...", end=" ", file=sys.stderr, flush=True)
+    yield
+    if new:
+        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+        kept.touch()

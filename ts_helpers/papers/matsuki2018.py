@@ -1,12 +1,20 @@
 """The online learning of Matsuki & Shibata (2018), for many networks at once; tasks and figures stay in chapters."""
 
 import math
+from functools import cache
 from typing import Literal
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from ts_helpers.engine.lanes import COMPILE, LANES, compiling, exp_of_negative, load, store, tanh, where_negative
 
 BOUNDS = (0.01, 100.0)  # Section 3.1: "the range of time constants is limited from 0.01 to 100"
+LOG_BOUNDS = (math.log(BOUNDS[0]), math.log(BOUNDS[1]))
+UPDATES = ("log", "scaled", "direct")
 
 
 class OnlineLearner:
@@ -26,8 +34,8 @@ class OnlineLearner:
     climb the error: it is a plus. Eq. 15 steps tau by ``tau * dT``; ``update="log"`` steps T itself, which is the
     same to first order and keeps tau positive; ``update="scaled"`` is Eq. 15 to the letter.
 
-    Networks come last in every tensor: the arithmetic then runs along memory, and one step of a thousand networks
-    costs far less than a thousand steps of one.
+    Networks come last in every tensor. `teach` and `run` take many steps in one call; on a CPU they are compiled,
+    unless a gradient is exact, and far faster than `step`.
 
     Args:
         W: weights, (n, n, networks), ``W[j, i]`` from neuron i to j.
@@ -76,7 +84,7 @@ class OnlineLearner:
             if not bool((getattr(self, name) >= 0).all()):
                 raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name).min().item():g}")
         for name, got, known in (
-            ("update", update, ("log", "scaled", "direct")),
+            ("update", update, UPDATES),
             ("tau_gradient", tau_gradient, ("local", "exact")),
             ("weight_gradient", weight_gradient, ("local", "exact")),
             ("forcing", forcing, ("after", "before")),
@@ -122,6 +130,55 @@ class OnlineLearner:
             self._force(d)
         return x
 
+    @torch.no_grad()
+    def teach(self, d: Tensor, which: Tensor | None = None) -> None:
+        """Take a step, and learn, for each of the desired outputs d, (time, n, sequences).
+
+        Args:
+            d: desired outputs.
+            which: the sequence that each network is taught, (networks,); without it each has its own, or all the only.
+
+        Raises:
+            ValueError: d or which does not fit.
+        """
+        n, networks = self.u.shape
+        which = (torch.arange(d.shape[-1], device=d.device) if which is None else which).expand(networks)
+        if d.shape[1] != n or bool(((which < 0) | (which >= d.shape[-1])).any()):
+            raise ValueError(f"d must be (time, {n}, sequences), which within these, got d {tuple(d.shape)}")
+        if d.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
+            self._steps(d.to(self.u), which, d.new_empty(0, n, 0))
+        else:
+            for d_t in d:
+                self.step(d_t.index_select(-1, which))
+
+    @torch.no_grad()
+    def run(self, steps: int) -> Tensor:
+        """Take so many steps without a teacher; return the outputs x, (time, n, networks)."""
+        n, networks = self.u.shape
+        if not self.u.is_cpu:
+            return torch.stack([self.step() for _ in range(steps)])
+        x = self.u.new_empty(steps, n, -(-networks // LANES) * LANES)
+        self._steps(x[:0], torch.zeros(networks, dtype=torch.int64), x)
+        return x[..., :networks]
+
+    def _steps(self, d: Tensor, which: Tensor, x: Tensor) -> None:
+        """Take compiled steps."""
+        (n, networks), dtype, rates = self.u.shape, self.u.dtype, (self.eta_w, self.eta_tau, self.eta_u)
+        parts = [self.W.flatten(0, 1), self.tau, self.u, self.x, self.u.new_empty(3 * n, networks)]
+        if len(d):
+            parts += [self.T, self.a, self.touched[None].to(dtype), *(eta.expand(1, networks) for eta in rates)]
+        pad, choices = (0, -networks % LANES), (self.learns_w, self.learns_tau, self.forces, self.forcing == "before")
+        state, which = (F.pad(t, pad).unflatten(-1, (-1, LANES)).movedim(-2, 0) for t in (torch.cat(parts), which))
+        arrays = [t.contiguous().numpy() for t in (state, which, d, x)]
+        arrays[1] = arrays[1].view(np.uint64)
+        _ready(dtype)
+        _run(*arrays, n, self.dt, UPDATES.index(self.update), choices)
+        kept = torch.from_numpy(arrays[0]).movedim(0, 1).split([len(part) for part in parts])
+        W, self.tau, self.u, self.x, _, *learned = (part.flatten(1)[:, :networks] for part in kept)
+        self.W = W.unflatten(0, (n, n))
+        if len(d):
+            self.T, self.a, self.touched = *learned[:2], learned[2][0] != 0
+
     def restart(self, u: Tensor) -> None:
         """Set the internal states, (n, networks), and keep what was learned."""
         self.u = u.expand_as(self.u).clone()
@@ -150,15 +207,14 @@ class OnlineLearner:
     def _step_tau(self, tau: Tensor, delta: Tensor) -> None:
         """Move the time constants down the error, and keep them within `BOUNDS`."""
         downhill = delta * self.a if self.tau_gradient == "local" else (delta[:, None] * self.P).sum(0)
-        low, high = BOUNDS
         if self.update == "log":
             moved = self.T + self.eta_tau * tau * downhill  # Eq. 12
-            self.T = held = moved.clamp(math.log(low), math.log(high))
+            self.T = held = moved.clamp(*LOG_BOUNDS)
             self.tau = held.exp()
         else:
             gain = tau**2 if self.update == "scaled" else 1  # Eq. 15, Eq. 7
             moved = tau + self.eta_tau * gain * downhill
-            self.tau = held = moved.clamp(low, high)
+            self.tau = held = moved.clamp(*BOUNDS)
         self.touched |= (held != moved).any(0)  # true of NaN too
 
     def _force(self, d: Tensor) -> None:
@@ -174,3 +230,92 @@ class OnlineLearner:
                 self.Q = through[:, None, None] * self.Q
         self.u = self.u + self.eta_u * pull  # Eq. 16
         self.x = torch.tanh(self.u)
+
+
+@numba.njit(**COMPILE)
+def _held(h, bounds):  # type: ignore[no-untyped-def]
+    low, high = bounds
+    h = where_negative(h - low, low, h)
+    return where_negative(high - h, high, h)
+
+
+@numba.njit(**COMPILE)
+def _draw(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
+    """Draw the states towards those that would put out d."""
+    for j in range(n):
+        u_j, x_j = load(s, u + j), load(s, x + j)
+        u_j = u_j + load(s, eta_u) * ((load(s, d + j) - x_j) / (1 - x_j * x_j))  # Eq. 16
+        store(s, u + j, u_j)
+        store(s, x + j, tanh(u_j))
+
+
+@numba.njit(**COMPILE, cache=True)
+def _run(state, which, desired, outputs, n, dt, update, choices):  # type: ignore[no-untyped-def]
+    """Take the steps of `OnlineLearner`, eight networks at a time, that learn if there are desired outputs.
+
+    A state, (numbers, 8), is W, tau, u, x, room for x before, 1 / tau and d, and with desired outputs T, a, a number
+    that leaves 0 once a tau was held or is NaN, and the three rates. Each loop over neurons does only a part of a step:
+    what it does for one does not wait for the others then.
+    """
+    learns_w, learns_tau, forces, before = choices
+    tau, u, x, x_before, over_tau, d, T, a, touched = n * n + n * np.arange(9)
+    eta_w, eta_tau, eta_u, taught = touched + 1, touched + 2, touched + 3, len(desired) > 0
+    for k in range(len(state)):
+        s = state[k].reshape(-1)
+        for j in range(n):
+            store(s, over_tau + j, 1 / load(s, tau + j))
+        for t in range(len(desired) + len(outputs)):
+            for j in range(n):
+                store(s, x_before + j, load(s, x + j))
+                if taught:
+                    for lane in range(LANES):
+                        s[(d + j) * LANES + lane] = desired[t, j, which[k, lane]]
+            for j in range(n):
+                u_j, over = load(s, u + j), load(s, over_tau + j)
+                pull = -1 * u_j
+                for i in range(n):
+                    pull = pull + load(s, j * n + i) * load(s, x_before + i)
+                change = dt * over * pull  # Eq. 8
+                u_j = u_j + change  # Eq. 2
+                x_j = tanh(u_j)
+                store(s, u + j, u_j)
+                store(s, x + j, x_j)
+                if taught:
+                    store(s, a + j, (1 - dt * over) * load(s, a + j) - over * change)  # Eq. 11
+                else:
+                    store(outputs.reshape(-1), (t * n + j) * len(state) + k, x_j)
+            if taught and forces and before:
+                _draw(s, n, eta_u, u, x, d)
+            for j in range(n if taught else 0):
+                x_j, over, tau_j = load(s, x + j), load(s, over_tau + j), load(s, tau + j)
+                delta = (load(s, d + j) - x_j) * (1 - x_j * x_j)  # -dE/du
+                if learns_w:
+                    step = load(s, eta_w) * (delta * (dt * over))
+                    for i in range(n):
+                        store(s, j * n + i, load(s, j * n + i) + step * load(s, x_before + i))  # Eq. 6
+                if learns_tau:
+                    step = load(s, eta_tau) * (delta * load(s, a + j))
+                    if update == 0:
+                        moved = load(s, T + j) + tau_j * step  # Eq. 12
+                        held = _held(moved, LOG_BOUNDS)
+                        store(s, T + j, held)
+                        less = exp_of_negative(held)
+                        more = 1 / less
+                        store(s, tau + j, where_negative(held, less, more))
+                        store(s, over_tau + j, where_negative(held, more, less))
+                    else:
+                        moved = tau_j + (tau_j * tau_j * step if update == 1 else step)  # Eq. 15, Eq. 7
+                        held = _held(moved, BOUNDS)
+                        store(s, tau + j, held)
+                        store(s, over_tau + j, 1 / held)
+                    store(s, touched, load(s, touched) + (held - moved) * (held - moved))
+            if taught and forces and not before:
+                _draw(s, n, eta_u, u, x, d)
+
+
+@cache
+def _ready(dtype: torch.dtype) -> None:
+    number, whole, flag = numba.from_dtype(torch.empty(0, dtype=dtype).numpy().dtype), numba.int64, numba.boolean
+    arrays = number[:, :, ::1], numba.uint64[:, ::1], number[:, :, ::1], number[:, :, ::1]
+    with compiling(f"online learning for {dtype}"):
+        _run.compile((*arrays, whole, numba.float64, whole, numba.types.UniTuple(flag, 4)))
