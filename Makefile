@@ -23,7 +23,7 @@ help:
 	@echo "make check   every notebook at smoke scale, strict build, every page in a browser"
 	@echo "make lint    the quick part of make test;  make determinism  all chapters twice, once a week"
 	@echo "make lab     JupyterLab on the notebooks"
-	@echo "make bench   the benchmarks  [BENCH=--quick or --record]"
+	@echo "make bench   the benchmarks  [BENCH=--quick, --record, or --beside a checkout of an older engine]"
 	@echo "make clean   remove what was built; .venv stays"
 
 # --- set-up: pins from constraints.txt, one stamp for each set of packages, each with those of the book

@@ -32,17 +32,13 @@ def _ways(m: int, k: int, n: int, times: int) -> dict[str, Callable[[], Any]]:
     """Return ways to make a product (m, k) (k, n) so many times, a multiple of eight; operands stay where they are."""
     draw = np.random.default_rng(0).standard_normal
     a, b, out = draw((m, k), np.float32), draw((k, n), np.float32), np.empty((m, n), np.float32)
-    left, right = torch.from_numpy(a), torch.from_numpy(b)
-    ways: dict[str, Callable[[], Any]] = {
-        "NumPy's BLAS": lambda: _by_blas(a, b, out, times),
-        "torch.mm": lambda: [torch.mm(left, right) for _ in range(times)],
-    }
+    ways: dict[str, Callable[[], Any]] = {"NumPy's BLAS": lambda: _by_blas(a, b, out, times)}
     if k * (m + n) < NEAR:
         less, more = sorted((m, n))  # a matrix or its transpose: long rows are faster
         vectors = [draw(size * LANES, np.float32) for size in (less * k, k * more, m * n)]
         ways["eight at a time"] = lambda: _by_eights(*vectors, less, k, more, times // LANES)
     if torch.backends.mkldnn.is_available():
-        packed, weights = left.to_mkldnn(), right.T.contiguous().to_mkldnn()
+        packed, weights = (torch.from_numpy(array).contiguous().to_mkldnn() for array in (a, b.T))
         ways["oneDNN"] = lambda: [F.linear(packed, weights) for _ in range(times)]
     return ways
 
@@ -77,7 +73,7 @@ class Products:
             self.ways.append(_ways(*sizes, times * self.networks)[self.by[-1]])
 
     def train(self, steps: int) -> float:
-        """Make the products of so many steps; see `ways.Way`."""
+        """Make the products of so many steps; see `ways`."""
         with torch.inference_mode():
             return sum(_seconds(way) for way in self.ways * steps)
 
@@ -115,5 +111,5 @@ class Traffic:
         self.arrays += [np.zeros((work.networks, given), np.float32), np.zeros(kept, np.float32)]
 
     def train(self, steps: int) -> float:
-        """Move the bytes of so many steps; see `ways.Way`."""
+        """Move the bytes of so many steps; see `ways`."""
         return sum(_seconds(lambda: _traffic(*self.arrays)) for _ in range(steps))

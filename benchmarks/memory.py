@@ -1,9 +1,9 @@
 """How much memory a step takes at its peak, measured in a process of its own."""
 
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,13 +30,9 @@ def _peak(workload: str, way: str, networks: int) -> int:
     return _status("VmHWM") - before
 
 
-def _alone(function: Callable[..., int], *words: object) -> int:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *words).result()
-
-
 def peaks(workload: str, way: str, networks: list[int]) -> dict[str, list[int]]:
     """Return the bytes of a step at its peak, for each number of networks; nothing where they cannot be had."""
     if not sys.platform.startswith("linux"):
         return {}
-    return {"networks": networks, "bytes": [_alone(_peak, workload, way, n) for n in networks]}
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:  # for each a new one
+        return {"networks": networks, "bytes": list(pool.map(partial(_peak, workload, way), networks))}

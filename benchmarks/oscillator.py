@@ -9,7 +9,6 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor
-from ways import Absent, need_jax
 
 from ts_helpers.datasets.ring import ring_oscillation, ring_teacher
 from ts_helpers.papers.matsuki2018 import BOUNDS, OnlineLearner
@@ -28,9 +27,7 @@ class Ring:
 
     def sizes(self) -> dict[str, int]:
         """Return what a reader wants to know of the size."""
-        return dict(
-            networks=self.networks, units=3, steps=self.steps, batch=1, features=0, outputs=3, parameters=12
-        )  # fmt: skip
+        return dict(networks=self.networks, units=3, steps=self.steps, batch=1, features=0, outputs=3, parameters=12)
 
     def desired(self) -> Tensor:
         """Return the teacher's outputs, (time, 3)."""
@@ -38,13 +35,7 @@ class Ring:
 
 
 def learn(xp: Any, state: State, d: Any) -> State:
-    """One network, one step: `OnlineLearner.step` with its defaults, in torch or in JAX.
-
-    Args:
-        xp: `torch` or `jax.numpy`.
-        state: W (3, 3), and log tau, u, x and a, all (3,).
-        d: desired outputs (3,).
-    """
+    """One network, one step, in torch or JAX: `OnlineLearner.step`; W (3, 3), and log tau, u, x and a, all (3,)."""
     W, T, u, before, a = state
     tau = xp.exp(T)
     alpha = DT / tau
@@ -97,7 +88,7 @@ class Online:
         self.state, self.desired = start(*[networks] * (networks > 1)), ring.desired()
 
     def train(self, steps: int) -> float:
-        """Go through the desired outputs so many times; see `ways.Way`."""
+        """Go through the desired outputs so many times; see `ways`."""
         begin = time.process_time()
         for _ in range(steps):
             self.state = self.run(self.state, self.desired)
@@ -175,29 +166,19 @@ class Limit:
         self.arrays = [np.zeros((*shape, ring.networks)) for shape in shapes]
 
     def train(self, steps: int) -> float:
-        """Do it for every step of so many passes; see `ways.Way`."""
+        """Do it for every step of so many passes; see `ways`."""
         begin = time.process_time()
         for _ in range(steps * self.steps):
             self.function(*self.arrays)
         return time.process_time() - begin
 
 
-def _no_such_cell(ring: Ring) -> Any:
-    raise Absent("no such cell")
-
-
-def _jax(ring: Ring) -> Online:
-    need_jax()
-    return InJax(ring)
-
-
 RING_WAYS: dict[str, Callable[[Ring], Any]] = {
     "naive loop": lambda ring: Online(ring, 1, naive),
     "careful loop": lambda ring: Online(ring, 1, careful),
-    "torch.nn": _no_such_cell,
     "plain vmap": lambda ring: Online(ring, ring.networks, mapped),
     "engine": Engine,
-    "JAX": _jax,
+    "JAX": InJax,
     "products alone": lambda ring: Limit(ring, _products, (3, 3), (3,), (3,)),
     "memory alone": lambda ring: Limit(ring, _traffic, (3 * 3 + 4 * 3,)),
 }

@@ -1,7 +1,6 @@
 """The same networks in JAX: one compiled function takes a step of all of them, Adam's included."""
 
 import time
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -98,10 +97,6 @@ class Compiled:
         nets = [dict(work.make(work, i).named_parameters()) for i in range(work.networks)]
         self.p = {name: jnp.stack([net[name].detach().numpy() for net in nets]) for name in nets[0]}
         self.data = [jnp.array(np.stack([tensor.numpy()] * work.networks)) for tensor in work.data(work)]
-        rates = {
-            name: work.lr * next((f for pattern, f in work.lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
-            for name in self.p
-        }
 
         def loss(p: Parameters, *data: Any) -> Any:
             return error(output(p, data[0]), *data)
@@ -111,14 +106,14 @@ class Compiled:
             m = {k: BETAS[0] * m[k] + (1 - BETAS[0]) * grad[k] for k in p}
             v = {k: BETAS[1] * v[k] + (1 - BETAS[1]) * grad[k] ** 2 for k in p}
             spread = {k: jnp.sqrt(v[k] / (1 - BETAS[1] ** t)) + EPSILON for k in p}
-            return {k: p[k] - rates[k] * m[k] / (1 - BETAS[0] ** t) / spread[k] for k in p}, m, v
+            return {k: p[k] - work.rate(k) * m[k] / (1 - BETAS[0] ** t) / spread[k] for k in p}, m, v
 
         over = (0, 0, 0, 0, None)
         self.step = jax.jit(jax.vmap(step, over), donate_argnums=(0, 1, 2))
         self.gradient = jax.jit(jax.vmap(jax.value_and_grad(loss)))
 
     def train(self, steps: int) -> float:
-        """Take steps; see `ways.Way`."""
+        """Take steps; see `ways`."""
         zeros = partial(jax.tree.map, jnp.zeros_like)
         p, m, v = self.p, zeros(self.p), zeros(self.p)
         start = time.process_time()

@@ -1,15 +1,15 @@
 """Ways to train the same networks on the same data: each takes steps and says how long they took.
 
+Of each, ``networks`` is how many it trains, ``train(steps)`` takes steps and returns seconds, and ``measure()`` returns
+loss and norm of the gradient of the first network.
 Time is the processor's own: on one core with one thread it is what a clock shows when nothing else runs.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
-from importlib.util import find_spec
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import limits
@@ -25,18 +25,6 @@ from ts_helpers.papers import benureau2018
 Unroll = Callable[..., Tensor]
 
 
-class Way(Protocol):
-    """A way to do the steps of a workload, for a number of networks."""
-
-    networks: int
-
-    def train(self, steps: int) -> float:
-        """Take steps with every network; return the seconds they took."""
-
-    def measure(self) -> list[float]:
-        """Return loss and norm of the gradient of the first network."""
-
-
 class Absent(Exception):
     """There is no such way for a workload; says why."""
 
@@ -44,9 +32,7 @@ class Absent(Exception):
 @contextmanager
 def unrolling(by: Unroll) -> Iterator[None]:
     """Let networks make their sequences by another function than `cells.unroll`."""
-    with ExitStack() as stack:
-        for module in (cells, benureau2018):
-            stack.enter_context(mock.patch.object(module, "unroll", by))
+    with mock.patch.object(cells, "unroll", by), mock.patch.object(benureau2018, "unroll", by):
         yield
 
 
@@ -91,12 +77,8 @@ class Loop:
         self.net, self.data = work.make(work, 0), work.data(work)
 
     def train(self, steps: int) -> float:
-        """Take steps; see `Way`."""
-        rates = {pattern: self.work.lr * factor for pattern, factor in self.work.lr_scale.items()}
-        groups = [
-            {"params": [p], "lr": next((lr for name, lr in rates.items() if fnmatchcase(key, name)), self.work.lr)}
-            for key, p in self.net.named_parameters()
-        ]
+        """Take steps; see above."""
+        groups = [{"params": [p], "lr": self.work.rate(name)} for name, p in self.net.named_parameters()]
         adam = torch.optim.Adam(groups, fused=self.fused)
         start = time.process_time()
         with unrolling(self.unroll):
@@ -123,7 +105,7 @@ class Stack:
         self.data = [tensor.repeat(work.networks, *[1] * tensor.ndim) for tensor in work.data(work)]
 
     def train(self, steps: int) -> float:
-        """Take steps; see `Way`."""
+        """Take steps; see above."""
         clock = SimpleNamespace(perf_counter=time.process_time)
         how = dict(n_steps=steps, lr=self.work.lr, lr_scale=self.work.lr_scale, metrics={})
         with unrolling(self.unroll), mock.patch.object(fit, "time", clock):
@@ -136,26 +118,19 @@ class Stack:
         return [losses[0].item(), torch.linalg.vector_norm(grads[0]).item()]
 
 
-def _engine(work: Workload) -> Way:
+def _engine(work: Workload) -> Any:
     if not hasattr(getattr(work.make(work, 0), "cell", None), "_recurrence"):
         raise Absent("no compiled cell")
     return Stack(work, cells.unroll)
 
 
-def _built_in(work: Workload) -> Way:
+def _built_in(work: Workload) -> Any:
     if not isinstance(getattr(work.make(work, 0), "cell", None), LSTM):
         raise Absent("no such cell")
     return Loop(work, built_in, fused=True)
 
 
-def need_jax() -> None:
-    """Raise `Absent` where JAX is not installed."""
-    if find_spec("jax") is None:
-        raise Absent("not installed")
-
-
-def _jax(work: Workload) -> Way:
-    need_jax()
+def _jax(work: Workload) -> Any:
     from peers_jax import Compiled  # here: nothing else needs JAX
 
     return Compiled(work)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -47,6 +48,10 @@ class Workload:
     lr: float = 1e-3
     lr_scale: Mapping[str, float] = field(default_factory=dict)
 
+    def rate(self, name: str) -> float:
+        """Return the learning rate of a parameter."""
+        return self.lr * next((factor for pattern, factor in self.lr_scale.items() if fnmatchcase(name, pattern)), 1.0)
+
     def sizes(self) -> dict[str, int]:
         """Return what a reader wants to know of the size."""
         names = ("networks", "units", "steps", "batch", "features", "outputs")
@@ -55,17 +60,7 @@ class Workload:
 
 
 class LSTM(nn.Module):
-    r"""Long short-term memory, a step at a time, with the parameters of torch's own; the state is (h, c) side by side.
-
-    .. math::
-        i, f, g, o &= U x_t + b + W h_{t-1} + b', \\
-        c_t &= \sigma(f) \odot c_{t-1} + \sigma(i) \odot \tanh(g), \quad h_t = \sigma(o) \odot \tanh(c_t)
-
-    Args:
-        input_size: features of ``x_t``.
-        hidden_size: units.
-        generator: draws the weights, uniform within ``1 / sqrt(hidden_size)`` of 0 as torch does.
-    """
+    """Long short-term memory, a step at a time, with parameters as torch's own; the state is (h, c) side by side."""
 
     def __init__(self, input_size: int, hidden_size: int, *, generator: torch.Generator):
         super().__init__()
@@ -77,10 +72,8 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
         h, c = state.chunk(2, -1)
-        drive = F.linear(x, self.lstm.weight_ih, self.lstm.bias_ih) + F.linear(
-            h, self.lstm.weight_hh, self.lstm.bias_hh
-        )
-        i, f, g, o = drive.chunk(4, -1)
+        U, W, b, c_b = self.lstm.parameters()
+        i, f, g, o = (F.linear(x, U, b) + F.linear(h, W, c_b)).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], -1)
 
