@@ -110,9 +110,8 @@ class Engine(Online):
 
     @torch.inference_mode()
     def carry(self, state: State, desired: Tensor) -> State:
-        """Step the learner."""
-        for d in desired.unbind(0):
-            self.learner.step(d[:, None])
+        """Teach the learner."""
+        self.learner.teach(desired[..., None])
         learner = self.learner
         return tuple(t.movedim(-1, 0) for t in (learner.W, learner.T, learner.u, learner.x, learner.a))
 

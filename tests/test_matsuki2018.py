@@ -70,6 +70,61 @@ def test_learner_equals_numpy_transcription(update, forcing):
                 np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("networks", [1, 7, 8, 100])
+@pytest.mark.parametrize("forcing", ["after", "before"])
+@pytest.mark.parametrize("update", ["log", "scaled", "direct"])
+def test_many_steps_in_one_call_equal_steps_one_by_one(update, forcing, networks):
+    W, tau, u, _ = random_networks(networks)
+    u[:, 0], targets = 15, random_networks(3)[-1]  # the first network is thrown onto the bounds
+    which = torch.arange(networks) % 3
+    rates = dict(eta_w=ETA_W, eta_tau=ETA_T * (1 + which.double()), eta_u=ETA_U)
+    many, single = (OnlineLearner(W, tau, u, update=update, forcing=forcing, **rates) for _ in range(2))
+    many.teach(targets[:20], which)
+    many.teach(targets[20:], which)
+    taught(single, targets[..., which])
+    for name in ("W", "tau", "T", "u", "x", "a", "touched"):
+        ours, theirs = getattr(many, name), getattr(single, name)
+        torch.testing.assert_close(ours[..., 1:], theirs[..., 1:], rtol=1e-11, atol=1e-13)
+    assert many.touched.tolist() == single.touched.tolist() and single.touched[0]
+    outputs = torch.stack([single.step() for _ in range(30)])
+    torch.testing.assert_close(many.run(30)[..., 1:], outputs[..., 1:], rtol=1e-11, atol=1e-13)
+
+
+def test_a_state_dies_away_in_many_steps_as_in_steps_one_by_one():
+    _, tau, u, _ = random_networks()
+    many, single = (OnlineLearner(torch.zeros(3, 3, 5).double(), torch.full_like(tau, 0.05), u * 1e-3) for _ in range(2))
+    for _ in range(200):
+        x = single.step()
+    torch.testing.assert_close(many.run(200)[-1], x, rtol=1e-9, atol=0)
+    assert x.abs().max() < 1e-17
+
+
+@pytest.mark.parametrize("off", ["eta_w", "eta_tau", "eta_u"])
+def test_a_rule_is_switched_off_in_many_steps_too(off):
+    W, tau, u, targets = random_networks()
+    rates = dict(eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U) | {off: 0.0}
+    many, single = (OnlineLearner(W, tau, u, **rates) for _ in range(2))
+    many.teach(targets)
+    taught(single, targets)
+    for name in ("W", "tau", "u"):
+        torch.testing.assert_close(getattr(many, name), getattr(single, name))
+
+
+@pytest.mark.parametrize("gradient", ["tau_gradient", "weight_gradient"])
+def test_exact_gradients_take_many_steps_one_by_one(gradient):
+    W, tau, u, targets = random_networks()
+    many, single = (OnlineLearner(W, tau, u, eta_w=ETA_W, eta_tau=ETA_T, **{gradient: "exact"}) for _ in range(2))
+    many.teach(targets)
+    torch.testing.assert_close(many.W, taught(single, targets).W, rtol=0, atol=0)
+
+
+def test_teaching_refuses_sequences_that_are_not_there():
+    W, tau, u, targets = random_networks()
+    for which in (torch.tensor([5]), torch.tensor([-1])):
+        with pytest.raises(ValueError, match="which name some of these"):
+            OnlineLearner(W, tau, u).teach(targets, which)
+
+
 def test_step_without_target_equals_the_ctrnn_cell():
     W, tau, u, _ = random_networks(networks=1)
     learner = OnlineLearner(W, tau, u, dt=DT)
@@ -112,7 +167,8 @@ def test_networks_of_a_stack_do_not_disturb_each_other():
     W, tau, u, targets = random_networks()
     rates = dict(eta_w=ETA_W, eta_tau=ETA_T, eta_u=ETA_U)
     W[..., 1] = torch.nan  # one that has diverged
-    stack = taught(OnlineLearner(W, tau, u, **rates), targets)
+    stack = OnlineLearner(W, tau, u, **rates)
+    stack.teach(targets)
     alone = taught(OnlineLearner(W[..., :1], tau[:, :1], u[:, :1], **rates), targets[..., :1])
     torch.testing.assert_close(stack.tau[:, :1], alone.tau)
     assert stack.touched[:2].tolist() == [False, True]

@@ -1,14 +1,12 @@
 """The online learning of Matsuki & Shibata (2018), for many networks at once; tasks and figures stay in chapters."""
 
 import math
-from functools import cache
 from typing import Literal
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ts_helpers.engine.lanes import COMPILE, LANES, compiling, exp_of_negative, load, store, tanh, where_negative
 
@@ -134,19 +132,11 @@ class OnlineLearner:
     def teach(self, d: Tensor, which: Tensor | None = None) -> None:
         """Take a step, and learn, for each of the desired outputs d, (time, n, sequences).
 
-        Args:
-            d: desired outputs.
-            which: the sequence that each network is taught, (networks,); without it each has its own, or all the only.
-
-        Raises:
-            ValueError: d or which does not fit.
+        Network k is taught the sequence which[k]; without which, each its own, or all the only one.
         """
-        n, networks = self.u.shape
-        which = (torch.arange(d.shape[-1], device=d.device) if which is None else which).expand(networks)
-        if d.shape[1] != n or bool(((which < 0) | (which >= d.shape[-1])).any()):
-            raise ValueError(f"d must be (time, {n}, sequences), which within these, got d {tuple(d.shape)}")
-        if d.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
-            self._steps(d.to(self.u), which, d.new_empty(0, n, 0))
+        which = torch.arange(d.shape[-1], device=d.device) if which is None else which
+        if self.u.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
+            self._run(d.to(self.u), which.expand(self.u.shape[1:]), self.u.new_empty(0, *self.u.shape))
         else:
             for d_t in d:
                 self.step(d_t.index_select(-1, which))
@@ -154,30 +144,28 @@ class OnlineLearner:
     @torch.no_grad()
     def run(self, steps: int) -> Tensor:
         """Take so many steps without a teacher; return the outputs x, (time, n, networks)."""
-        n, networks = self.u.shape
-        if not self.u.is_cpu:
-            return torch.stack([self.step() for _ in range(steps)])
-        x = self.u.new_empty(steps, n, -(-networks // LANES) * LANES)
-        self._steps(x[:0], torch.zeros(networks, dtype=torch.int64), x)
-        return x[..., :networks]
+        x = self.u.new_empty(steps, *self.u.shape)
+        if self.u.is_cpu:
+            self._run(x[:0], torch.zeros(x.shape[2:], dtype=torch.int64), x)
+        else:
+            for x_t in x:
+                x_t.copy_(self.step())
+        return x
 
-    def _steps(self, d: Tensor, which: Tensor, x: Tensor) -> None:
+    def _run(self, d: Tensor, which: Tensor, x: Tensor) -> None:
         """Take compiled steps."""
-        (n, networks), dtype, rates = self.u.shape, self.u.dtype, (self.eta_w, self.eta_tau, self.eta_u)
-        parts = [self.W.flatten(0, 1), self.tau, self.u, self.x, self.u.new_empty(3 * n, networks)]
+        parts, rates = [self.W.flatten(0, 1), self.tau, self.u, self.x], (self.eta_w, self.eta_tau, self.eta_u)
         if len(d):
-            parts += [self.T, self.a, self.touched[None].to(dtype), *(eta.expand(1, networks) for eta in rates)]
-        pad, choices = (0, -networks % LANES), (self.learns_w, self.learns_tau, self.forces, self.forcing == "before")
-        state, which = (F.pad(t, pad).unflatten(-1, (-1, LANES)).movedim(-2, 0) for t in (torch.cat(parts), which))
-        arrays = [t.contiguous().numpy() for t in (state, which, d, x)]
-        arrays[1] = arrays[1].view(np.uint64)
-        _ready(dtype)
-        _run(*arrays, n, self.dt, UPDATES.index(self.update), choices)
-        kept = torch.from_numpy(arrays[0]).movedim(0, 1).split([len(part) for part in parts])
-        W, self.tau, self.u, self.x, _, *learned = (part.flatten(1)[:, :networks] for part in kept)
-        self.W = W.unflatten(0, (n, n))
+            parts += [self.T, self.a, self.touched[None], *(eta.expand(1, len(self.touched)) for eta in rates)]
+        state, how = torch.cat(parts), (self.learns_w, self.learns_tau, self.forces, self.forcing == "before")
+        arrays = [t.contiguous().numpy() for t in (state, d, which, x)]
+        with compiling(f"online learning for {state.dtype}"):
+            _steps(*arrays, len(self.u), self.dt, UPDATES.index(self.update), how)
+        W, self.tau, self.u, self.x, *learned = state.split([len(part) for part in parts])
+        self.W = W.unflatten(0, self.W.shape[:2])
         if len(d):
-            self.T, self.a, self.touched = *learned[:2], learned[2][0] != 0
+            self.T, self.a, touched, *_ = learned
+            self.touched = touched[0] != 0
 
     def restart(self, u: Tensor) -> None:
         """Set the internal states, (n, networks), and keep what was learned."""
@@ -233,6 +221,11 @@ class OnlineLearner:
 
 
 @numba.njit(**COMPILE)
+def _output(u):  # type: ignore[no-untyped-def]
+    return where_negative(u * u - 1e-12, u, tanh(u))  # tanh is off by up to 1e-16, also of less than that
+
+
+@numba.njit(**COMPILE)
 def _held(h, bounds):  # type: ignore[no-untyped-def]
     low, high = bounds
     h = where_negative(h - low, low, h)
@@ -240,57 +233,67 @@ def _held(h, bounds):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**COMPILE)
-def _draw(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
-    """Draw the states towards those that would put out d."""
+def _force(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
     for j in range(n):
         u_j, x_j = load(s, u + j), load(s, x + j)
         u_j = u_j + load(s, eta_u) * ((load(s, d + j) - x_j) / (1 - x_j * x_j))  # Eq. 16
         store(s, u + j, u_j)
-        store(s, x + j, tanh(u_j))
+        store(s, x + j, _output(u_j))
 
 
 @numba.njit(**COMPILE, cache=True)
-def _run(state, which, desired, outputs, n, dt, update, choices):  # type: ignore[no-untyped-def]
-    """Take the steps of `OnlineLearner`, eight networks at a time, that learn if there are desired outputs.
+def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[no-untyped-def]
+    """Take the steps of `OnlineLearner`, eight networks at a time; learn where there are desired outputs.
 
-    A state, (numbers, 8), is W, tau, u, x, room for x before, 1 / tau and d, and with desired outputs T, a, a number
-    that leaves 0 once a tau was held or is NaN, and the three rates. Each loop over neurons does only a part of a step:
-    what it does for one does not wait for the others then.
+    The rows of a state are W, tau, u, x, and then T, a, one that leaves 0 once a tau is held or NaN, and three rates.
+    A loop over neurons does a part of a step: what one of them does need not wait for another then.
     """
-    learns_w, learns_tau, forces, before = choices
-    tau, u, x, x_before, over_tau, d, T, a, touched = n * n + n * np.arange(9)
-    eta_w, eta_tau, eta_u, taught = touched + 1, touched + 2, touched + 3, len(desired) > 0
-    for k in range(len(state)):
-        s = state[k].reshape(-1)
+    (rows, networks), (learns_w, learns_tau, forces, before), taught = state.shape, how, len(desired) > 0
+    tau, u, x, T, a, touched = n * n + n * np.arange(6)
+    eta_w, eta_tau, eta_u = touched + 1, touched + 2, touched + 3
+    rate, x_before, d = rows + n * np.arange(3)  # rate: 1 / tau
+    room, sequence = np.empty((rows + 3 * n + 1) * LANES, state.dtype), np.empty(LANES, np.uint64)
+    s = room[-room.ctypes.data % (LANES * room.itemsize) // room.itemsize :]  # Lanes across cache lines are slow
+    for first in range(0, networks, LANES):
+        for lane in range(LANES):
+            network = min(first + lane, networks - 1)
+            sequence[lane] = which[network]
+            if taught and (desired.shape[1] != n or sequence[lane] >= desired.shape[2]):
+                raise ValueError("d must be (time, n, sequences), and which name some of these")
+            for row in range(rows):
+                s[row * LANES + lane] = state[row, network]
         for j in range(n):
-            store(s, over_tau + j, 1 / load(s, tau + j))
+            store(s, rate + j, 1 / load(s, tau + j))
         for t in range(len(desired) + len(outputs)):
             for j in range(n):
                 store(s, x_before + j, load(s, x + j))
-                if taught:
-                    for lane in range(LANES):
-                        s[(d + j) * LANES + lane] = desired[t, j, which[k, lane]]
+            for j in range(n if taught else 0):
+                wanted, given = s[(d + j) * LANES :], desired[t, j]
+                for lane in range(LANES):
+                    wanted[lane] = given[sequence[lane]]
             for j in range(n):
-                u_j, over = load(s, u + j), load(s, over_tau + j)
+                u_j, rate_j = load(s, u + j), load(s, rate + j)
                 pull = -1 * u_j
                 for i in range(n):
                     pull = pull + load(s, j * n + i) * load(s, x_before + i)
-                change = dt * over * pull  # Eq. 8
+                change = dt * rate_j * pull  # Eq. 8
                 u_j = u_j + change  # Eq. 2
-                x_j = tanh(u_j)
                 store(s, u + j, u_j)
-                store(s, x + j, x_j)
+                store(s, x + j, _output(u_j))
                 if taught:
-                    store(s, a + j, (1 - dt * over) * load(s, a + j) - over * change)  # Eq. 11
-                else:
-                    store(outputs.reshape(-1), (t * n + j) * len(state) + k, x_j)
-            if taught and forces and before:
-                _draw(s, n, eta_u, u, x, d)
-            for j in range(n if taught else 0):
-                x_j, over, tau_j = load(s, x + j), load(s, over_tau + j), load(s, tau + j)
+                    store(s, a + j, (1 - dt * rate_j) * load(s, a + j) - rate_j * change)  # Eq. 11
+            if not taught:
+                for j in range(n):
+                    for lane in range(min(LANES, networks - first)):
+                        outputs[t, j, first + lane] = s[(x + j) * LANES + lane]
+                continue
+            if forces and before:
+                _force(s, n, eta_u, u, x, d)
+            for j in range(n):
+                x_j, tau_j = load(s, x + j), load(s, tau + j)
                 delta = (load(s, d + j) - x_j) * (1 - x_j * x_j)  # -dE/du
                 if learns_w:
-                    step = load(s, eta_w) * (delta * (dt * over))
+                    step = load(s, eta_w) * (delta * (dt * load(s, rate + j)))
                     for i in range(n):
                         store(s, j * n + i, load(s, j * n + i) + step * load(s, x_before + i))  # Eq. 6
                 if learns_tau:
@@ -298,24 +301,19 @@ def _run(state, which, desired, outputs, n, dt, update, choices):  # type: ignor
                     if update == 0:
                         moved = load(s, T + j) + tau_j * step  # Eq. 12
                         held = _held(moved, LOG_BOUNDS)
+                        small = exp_of_negative(held)
+                        large = 1 / small
                         store(s, T + j, held)
-                        less = exp_of_negative(held)
-                        more = 1 / less
-                        store(s, tau + j, where_negative(held, less, more))
-                        store(s, over_tau + j, where_negative(held, more, less))
+                        store(s, tau + j, where_negative(held, small, large))
+                        store(s, rate + j, where_negative(held, large, small))
                     else:
                         moved = tau_j + (tau_j * tau_j * step if update == 1 else step)  # Eq. 15, Eq. 7
                         held = _held(moved, BOUNDS)
                         store(s, tau + j, held)
-                        store(s, over_tau + j, 1 / held)
+                        store(s, rate + j, 1 / held)
                     store(s, touched, load(s, touched) + (held - moved) * (held - moved))
-            if taught and forces and not before:
-                _draw(s, n, eta_u, u, x, d)
-
-
-@cache
-def _ready(dtype: torch.dtype) -> None:
-    number, whole, flag = numba.from_dtype(torch.empty(0, dtype=dtype).numpy().dtype), numba.int64, numba.boolean
-    arrays = number[:, :, ::1], numba.uint64[:, ::1], number[:, :, ::1], number[:, :, ::1]
-    with compiling(f"online learning for {dtype}"):
-        _run.compile((*arrays, whole, numba.float64, whole, numba.types.UniTuple(flag, 4)))
+            if forces and not before:
+                _force(s, n, eta_u, u, x, d)
+        for lane in range(min(LANES, networks - first)):
+            for row in range(rows):
+                state[row, first + lane] = s[row * LANES + lane]
