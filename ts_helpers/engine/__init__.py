@@ -4,7 +4,6 @@ No cell, no dial and no training. What runs eight networks at a time is in `kern
 """
 
 import math
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,6 @@ FUNCTIONS: dict[Any, int] = {None: IDENTITY, torch.tanh: TANH, torch.sigmoid: SI
 TYPES: dict[torch.dtype, Any] = {torch.float32: numba.float32, torch.float64: numba.float64}
 LARGEST = 160  # units of a network; beyond, a loop over steps is as fast
 HISTORY, NEAR = 2**21, 2**18  # bytes that steps may leave behind before they go back, and between sums over several
-_POOL = ThreadPoolExecutor(os.cpu_count())
 
 
 def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, family: str, *given: Any) -> Tensor | None:
@@ -64,8 +62,8 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     states, (U, W, b, *rest) = tensors[: 1 if gated else 2], tensors[1 if gated else 2 :]
     units, batch = len(W), x.shape[1]
     V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
-    fitting = dict(x=(x, (len(x), batch, U.shape[1])), V=(V, (len(V), units)), c=(c, (len(V),)))
-    for name, (tensor, shape) in (fitting | {"state": (states[-1], (batch, units))}).items():
+    fitting = ("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))
+    for name, tensor, shape in (*fitting, *(("state", state, (batch, units)) for state in states)):
         if tensor.shape != shape or tensor.dtype != W.dtype:
             got = f"{tuple(tensor.shape)}, {tensor.dtype}"
             raise ValueError(f"{name} must be {tuple(shape)} and {W.dtype}, as the cell's weights ask for, got {got}")
@@ -100,7 +98,7 @@ class _How(NamedTuple):
     def shape(self, x: Tensor, M: Tensor) -> tuple[int, ...]:
         """Return the shape that kernels are told, its last number how many steps go before the way back."""
         (_, steps, batch, features), (_, rows, columns) = x.shape, M.shape
-        left = (3 * columns + rows) * batch * LANES * x.element_size()
+        left = max(1, (3 * columns + rows) * batch * LANES * x.element_size())
         units = columns - features - 1
         return steps, batch, features, units, self.outputs, rows, max(1, min(steps, HISTORY // left))
 
@@ -199,7 +197,7 @@ class _StepsBack(_Stacked):
         x, M, leaks, state, marks = tensors
         made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
         made[0] = made[0] if for_x else x.new_empty(len(x), 0)
-        near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
+        near = max(1, NEAR // max(1, sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
         _run(kernels.backward, how, M, how.shape(x, M), near, grad, grad_I, x, M, leaks, marks, *made)
         return tuple(made)
 
@@ -236,7 +234,11 @@ def _run(kernel: Any, how: _How, M: Tensor, shape: tuple[int, ...], *given: Any)
         part = slice(groups * k // shares * LANES, groups * (k + 1) // shares * LANES)
         kernel(how.f, parts, shape, *(a[part] if isinstance(a, np.ndarray) else a for a in arrays))
 
-    list((_POOL.map if shares > 1 else map)(run, range(shares)))
+    if shares < 2:
+        run(0)
+        return
+    with ThreadPoolExecutor(shares) as pool:  # a new one: threads that last would not be there after a fork
+        list(pool.map(run, range(shares)))
 
 
 @cache
