@@ -92,7 +92,8 @@ def test_many_steps_in_one_call_equal_steps_one_by_one(update, forcing, networks
 
 def test_a_state_dies_away_in_many_steps_as_in_steps_one_by_one():
     _, tau, u, _ = random_networks()
-    many, single = (OnlineLearner(torch.zeros(3, 3, 5).double(), torch.full_like(tau, 0.05), u * 1e-3) for _ in range(2))
+    W, tau = torch.zeros(3, 3, 5, dtype=torch.float64), torch.full_like(tau, 0.05)
+    many, single = (OnlineLearner(W, tau, 1e-3 * u) for _ in range(2))
     for _ in range(200):
         x = single.step()
     torch.testing.assert_close(many.run(200)[-1], x, rtol=1e-9, atol=0)

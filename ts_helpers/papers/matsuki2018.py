@@ -249,9 +249,10 @@ def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[
     A loop over neurons does a part of a step: what one of them does need not wait for another then.
     """
     (rows, networks), (learns_w, learns_tau, forces, before), taught = state.shape, how, len(desired) > 0
-    tau, u, x, T, a, touched = n * n + n * np.arange(6)
+    tau = n * n
+    u, x, T, a, touched = tau + n, tau + 2 * n, tau + 3 * n, tau + 4 * n, tau + 5 * n
     eta_w, eta_tau, eta_u = touched + 1, touched + 2, touched + 3
-    rate, x_before, d = rows + n * np.arange(3)  # rate: 1 / tau
+    rate, x_before, d = rows, rows + n, rows + 2 * n  # rate: 1 / tau
     room, sequence = np.empty((rows + 3 * n + 1) * LANES, state.dtype), np.empty(LANES, np.uint64)
     s = room[-room.ctypes.data % (LANES * room.itemsize) // room.itemsize :]  # Lanes across cache lines are slow
     for first in range(0, networks, LANES):
