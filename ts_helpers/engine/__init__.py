@@ -4,12 +4,9 @@ No cell, no dial and no training. What runs eight networks at a time is in `kern
 """
 
 import math
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -20,7 +17,7 @@ from torch.nn import functional as F
 
 from ts_helpers.engine import kernels
 from ts_helpers.engine.kernels import GATED, IDENTITY, RELU, SIGMOID, TANH
-from ts_helpers.engine.lanes import LANES
+from ts_helpers.engine.lanes import LANES, compiling
 
 FUNCTIONS: dict[Any, int] = {None: IDENTITY, torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, F.relu: RELU}
 TYPES: dict[torch.dtype, Any] = {torch.float32: numba.float32, torch.float64: numba.float64}
@@ -67,7 +64,8 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
         if tensor.shape != shape or tensor.dtype != W.dtype:
             got = f"{tuple(tensor.shape)}, {tensor.dtype}"
             raise ValueError(f"{name} must be {tuple(shape)} and {W.dtype}, as the cell's weights ask for, got {got}")
-    if (not gated and f not in FUNCTIONS) or units > LARGEST or x.device.type != "cpu" or x.dtype not in TYPES:
+    known = gated or f in FUNCTIONS
+    if not (known and batch and units <= LARGEST and x.device.type == "cpu" and x.dtype in TYPES):
         return None
     rows = [torch.cat([W, U, b[:, None]], 1)]
     if gated:
@@ -98,7 +96,7 @@ class _How(NamedTuple):
     def shape(self, x: Tensor, M: Tensor) -> tuple[int, ...]:
         """Return the shape that kernels are told, its last number how many steps go before the way back."""
         (_, steps, batch, features), (_, rows, columns) = x.shape, M.shape
-        left = max(1, (3 * columns + rows) * batch * LANES * x.element_size())
+        left = (3 * columns + rows) * batch * LANES * x.element_size()
         units = columns - features - 1
         return steps, batch, features, units, self.outputs, rows, max(1, min(steps, HISTORY // left))
 
@@ -197,7 +195,7 @@ class _StepsBack(_Stacked):
         x, M, leaks, state, marks = tensors
         made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
         made[0] = made[0] if for_x else x.new_empty(len(x), 0)
-        near = max(1, NEAR // max(1, sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
+        near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
         _run(kernels.backward, how, M, how.shape(x, M), near, grad, grad_I, x, M, leaks, marks, *made)
         return tuple(made)
 
@@ -243,14 +241,9 @@ def _run(kernel: Any, how: _How, M: Tensor, shape: tuple[int, ...], *given: Any)
 
 @cache
 def ready(dtype: torch.dtype) -> None:
-    """Compile both kernels for a type of number, or find them compiled, and say so if it took time."""
-    kept = Path(numba.config.CACHE_DIR) / str(dtype)  # type: ignore[attr-defined]
-    if new := not kept.exists():
-        print(f"compiling recurrences for {dtype}, once ...", end=" ", file=sys.stderr, flush=True)
-    start, number, whole = time.perf_counter(), TYPES[dtype][:, ::1], numba.int64
+    """Compile both kernels for a type of number, or find them compiled."""
+    number, whole = TYPES[dtype][:, ::1], numba.int64
     first = (whole, whole[:, ::1], numba.types.UniTuple(whole, 7))
-    kernels.forward.compile((*first, *[number] * 7))
-    kernels.backward.compile((*first, whole, *[number] * 10))
-    if new:
-        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
-        kept.touch()
+    with compiling(f"recurrences for {dtype}"):
+        kernels.forward.compile((*first, *[number] * 7))
+        kernels.backward.compile((*first, whole, *[number] * 10))

@@ -1,7 +1,6 @@
 """The online learning of Matsuki & Shibata (2018), for many networks at once; tasks and figures stay in chapters."""
 
 import math
-from typing import Literal
 
 import numba
 import numpy as np
@@ -12,7 +11,7 @@ from ts_helpers.engine.lanes import COMPILE, LANES, compiling, exp_of_negative, 
 
 BOUNDS = (0.01, 100.0)  # Section 3.1: "the range of time constants is limited from 0.01 to 100"
 LOG_BOUNDS = (math.log(BOUNDS[0]), math.log(BOUNDS[1]))
-UPDATES = ("log", "scaled", "direct")
+UPDATES, GRADIENTS, FORCINGS = ("log", "scaled", "direct"), ("local", "exact"), ("after", "before")
 
 
 class OnlineLearner:
@@ -54,26 +53,14 @@ class OnlineLearner:
     """
 
     def __init__(
-        self,
-        W: Tensor,
-        tau: Tensor,
-        u: Tensor,
-        *,
-        dt: float = 0.01,
-        eta_w: float | Tensor = 0.0,
-        eta_tau: float | Tensor = 0.0,
-        eta_u: float | Tensor = 0.0,
-        update: Literal["log", "scaled", "direct"] = "log",
-        tau_gradient: Literal["local", "exact"] = "local",
-        weight_gradient: Literal["local", "exact"] = "local",
-        forcing: Literal["after", "before"] = "after",
-    ):
+        self, W: Tensor, tau: Tensor, u: Tensor, *, dt: float = 0.01,
+        eta_w: float | Tensor = 0.0, eta_tau: float | Tensor = 0.0, eta_u: float | Tensor = 0.0,
+        update: str = "log", tau_gradient: str = "local", weight_gradient: str = "local", forcing: str = "after",
+    ):  # fmt: skip
         n, networks = u.shape
         if W.shape != (n, n, networks) or tau.shape != (n, networks):
-            raise ValueError(
-                f"W must be (n, n, networks) and tau (n, networks) for u {tuple(u.shape)}, "
-                f"got W {tuple(W.shape)}, tau {tuple(tau.shape)}"
-            )
+            got = f"W {tuple(W.shape)}, tau {tuple(tau.shape)}"
+            raise ValueError(f"W must be (n, n, networks) and tau (n, networks) for u {tuple(u.shape)}, got {got}")
         low, high = BOUNDS
         if not bool(((tau >= low) & (tau <= high)).all()):
             raise ValueError(f"tau must lie in [{low:g}, {high:g}], got {tau.min().item():g} to {tau.max().item():g}")
@@ -81,22 +68,15 @@ class OnlineLearner:
         for name in ("eta_w", "eta_tau", "eta_u"):
             if not bool((getattr(self, name) >= 0).all()):
                 raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name).min().item():g}")
-        for name, got, known in (
-            ("update", update, UPDATES),
-            ("tau_gradient", tau_gradient, ("local", "exact")),
-            ("weight_gradient", weight_gradient, ("local", "exact")),
-            ("forcing", forcing, ("after", "before")),
-        ):
-            if got not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
-        self.W, self.tau, self.T, self.u = W.clone(), tau.clone(), tau.log(), u.clone()
-        self.x = torch.tanh(u)
-        self.dt = dt
-        self.learns_w, self.learns_tau, self.forces = (
-            bool((eta > 0).any()) for eta in (self.eta_w, self.eta_tau, self.eta_u)
-        )
         self.update, self.forcing = update, forcing
         self.tau_gradient, self.weight_gradient = tau_gradient, weight_gradient
+        known = dict(update=UPDATES, tau_gradient=GRADIENTS, weight_gradient=GRADIENTS, forcing=FORCINGS)
+        for name, choices in known.items():
+            if (choice := getattr(self, name)) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
+        self.W, self.tau, self.T, self.u = W.clone(), tau.clone(), tau.log(), u.clone()
+        self.x, self.dt, rates = torch.tanh(u), dt, (self.eta_w, self.eta_tau, self.eta_u)
+        self.learns_w, self.learns_tau, self.forces = (bool((eta > 0).any()) for eta in rates)
         self.a = torch.zeros_like(tau)  # Eq. 11
         self.P = u.new_zeros(n, n, networks)  # exact: P[k, j] = du_k / dtau_j
         self.Q = u.new_zeros(n, n, n, networks)  # exact: Q[k, j, i] = du_k / dw_ji
@@ -121,7 +101,9 @@ class OnlineLearner:
             self._force(d)
         delta = (d - self.x) * (1 - self.x * self.x)  # -dE/du
         if self.learns_w:
-            self.W = W + self.eta_w * self._weight_step(delta, alpha, x_before)
+            local = self.weight_gradient == "local"  # -dE/dW by Eq. 6
+            downhill = (delta * alpha)[:, None] * x_before if local else (delta[:, None, None] * self.Q).sum(0)
+            self.W = W + self.eta_w * downhill
         if self.learns_tau:
             self._step_tau(tau, delta)
         if self.forcing == "after":
@@ -185,12 +167,6 @@ class OnlineLearner:
         if self.weight_gradient == "exact":
             own = (alpha[:, None] * self.eye)[:, :, None] * x_before  # [k, j, i]: only w_ki acts on u_k at once
             self.Q = (J[:, :, None, None] * self.Q).sum(1) + own
-
-    def _weight_step(self, delta: Tensor, alpha: Tensor, x_before: Tensor) -> Tensor:
-        """Return -dE/dW, (n, n, networks)."""
-        if self.weight_gradient == "local":
-            return (delta * alpha)[:, None] * x_before  # Eq. 6
-        return (delta[:, None, None] * self.Q).sum(0)
 
     def _step_tau(self, tau: Tensor, delta: Tensor) -> None:
         """Move the time constants down the error, and keep them within `BOUNDS`."""

@@ -22,15 +22,9 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def network(
-    alpha_s: float | Tensor,
-    alpha_r: float | Tensor,
-    *,
-    features: tuple[int, int] = (2, 2),
-    units: int = 10,
-    f: Activation = torch.sigmoid,
-    scale: float = 1.0,
-    seed: Sequence[int],
-) -> Network:
+    alpha_s: float | Tensor, alpha_r: float | Tensor, *, features: tuple[int, int] = (2, 2), units: int = 10,
+    f: Activation = torch.sigmoid, scale: float = 1.0, seed: Sequence[int],
+) -> Network:  # fmt: skip
     """Return a network of adaptive recurrent units; its weights depend on the seed alone.
 
     Args:
@@ -61,15 +55,9 @@ def resting(cell: ARUCell, level: float = 0.5) -> Tensor:
 
 
 def teacher_data(
-    teacher: Network,
-    *,
-    features: int = 2,
-    n_train: int = 400,
-    n_valid: int = 100,
-    window: int = 7,
-    order: int = 3,
+    teacher: Network, *, features: int = 2, n_train: int = 400, n_valid: int = 100, window: int = 7, order: int = 3,
     seed: Sequence[int],
-) -> list[Tensor]:
+) -> list[Tensor]:  # fmt: skip
     """Return inputs and what a teacher makes of them: x and y to train on, x and y held out.
 
     Source: "Simulations": 500 sequences of 20 steps, 400 for training, 100 for validation. Window and order of the
