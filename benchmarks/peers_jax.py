@@ -36,8 +36,8 @@ def _aru(p: Parameters, x: Any) -> Any:
     W, drive = p["cell.W"], x @ p["cell.U"].T + p["cell.b"]
 
     def step(state: Any, drive: Any) -> Any:
-        I, r = state  # noqa: E741
-        I = I + alpha_s * (r @ W.T + drive - I)  # noqa: E741
+        I, r = state
+        I = I + alpha_s * (r @ W.T + drive - I)
         r = r + alpha_r * (nn.sigmoid(I) - r)
         return (I, r), r
 

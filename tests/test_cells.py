@@ -203,7 +203,7 @@ def numpy_mtrnn(cell, x, h):
         yield (h := new)
 
 
-def aru_step(cell, x, I, r):  # noqa: E741
+def aru_step(cell, x, I, r):
     """Eqs. 12 and 13 of Quax et al. (2020); b is the weight of the constant input 1."""
     U, W, b = array(cell.U), array(cell.W), array(cell.b)
     alpha_s, alpha_r = (array(a.expand_as(cell.b)) for a in (cell.alpha_s, cell.alpha_r))
@@ -215,9 +215,9 @@ def aru_step(cell, x, I, r):  # noqa: E741
 
 
 def numpy_aru(cell, x, state):
-    I, r = np.split(state, 2)  # noqa: E741
+    I, r = np.split(state, 2)
     for x_t in x:
-        I, r = aru_step(cell, x_t, I, r)  # noqa: E741
+        I, r = aru_step(cell, x_t, I, r)
         yield np.concatenate([I, r])
 
 

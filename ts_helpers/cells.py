@@ -207,8 +207,8 @@ class ARUCell(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
-        I, r = state.chunk(2, -1)  # noqa: E741
-        I = (1 - self.alpha_s) * I + self.alpha_s * (F.linear(r, self.W) + F.linear(x, self.U, self.b))  # noqa: E741
+        I, r = state.chunk(2, -1)
+        I = (1 - self.alpha_s) * I + self.alpha_s * (F.linear(r, self.W) + F.linear(x, self.U, self.b))
         r = (1 - self.alpha_r) * r + self.alpha_r * self.f(I)
         return torch.cat([I, r], -1)
 

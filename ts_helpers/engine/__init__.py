@@ -112,7 +112,7 @@ class _How(NamedTuple):
     def equations(self, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs and currents by torch's own operations, which can be differentiated again."""
         units, made, currents = state.shape[-1], [], []
-        I, a = state[..., 0, :, :], state[..., -1, :, :]  # noqa: E741
+        I, a = state[..., 0, :, :], state[..., -1, :, :]
         one = torch.ones_like(a[..., :1])
         f = {code: function for function, code in FUNCTIONS.items()}.get(self.f) or (lambda drive: drive)
         for x_t in x.unbind(-3):
@@ -126,7 +126,7 @@ class _How(NamedTuple):
                 alpha_s, alpha_r = leaks[..., None, k], leaks[..., None, units:][..., k]
                 new = I[..., k] + alpha_s * (drive - I[..., k])
                 after = before + alpha_r * (f(new) - before)
-                I = torch.cat([I[..., : k.start], new, I[..., k.stop :]], -1)  # noqa: E741
+                I = torch.cat([I[..., : k.start], new, I[..., k.stop :]], -1)
                 a = torch.cat([a[..., : k.start], after, a[..., k.stop :]], -1)
             made.append(a)
             currents.append(I)

@@ -88,9 +88,9 @@ def _steps(f, parts, shape, first, count, rows, n, x, M, leaks, marks, z, kept, 
                 else:
                     alpha_s, alpha_r = load(leaks, u), load(leaks, units + u)
                     for j in range(u * batch, (u + 1) * batch):
-                        I, r = load(current, j), load(z, now + j)  # noqa: E741
+                        I, r = load(current, j), load(z, now + j)
                         pull = load(drive, j) - I
-                        I = I + alpha_s * pull  # noqa: E741
+                        I = I + alpha_s * pull
                         a = _activation(f, I)
                         store(current, j, I)
                         store(kept, k + j, pull)

@@ -193,7 +193,7 @@ def tanh(h):  # type: ignore[no-untyped-def]
     """Return the hyperbolic tangent."""
     e = exp_of_negative(2 * h)
     size = (1 - e) / (1 + e)
-    return where_negative(h, -1 * size, size)
+    return where_negative(h * h - 1e-12, h, where_negative(h, -1 * size, size))  # below, size is off by more than h^3
 
 
 @numba.njit(**COMPILE)

@@ -197,11 +197,6 @@ class OnlineLearner:
 
 
 @numba.njit(**COMPILE)
-def _output(u):  # type: ignore[no-untyped-def]
-    return where_negative(u * u - 1e-12, u, tanh(u))  # tanh is off by up to 1e-16, also of less than that
-
-
-@numba.njit(**COMPILE)
 def _held(h, bounds):  # type: ignore[no-untyped-def]
     low, high = bounds
     h = where_negative(h - low, low, h)
@@ -214,7 +209,7 @@ def _force(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
         u_j, x_j = load(s, u + j), load(s, x + j)
         u_j = u_j + load(s, eta_u) * ((load(s, d + j) - x_j) / (1 - x_j * x_j))  # Eq. 16
         store(s, u + j, u_j)
-        store(s, x + j, _output(u_j))
+        store(s, x + j, tanh(u_j))
 
 
 @numba.njit(**COMPILE, cache=True)
@@ -256,7 +251,7 @@ def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[
                 change = dt * rate_j * pull  # Eq. 8
                 u_j = u_j + change  # Eq. 2
                 store(s, u + j, u_j)
-                store(s, x + j, _output(u_j))
+                store(s, x + j, tanh(u_j))
                 if taught:
                     store(s, a + j, (1 - dt * rate_j) * load(s, a + j) - rate_j * change)  # Eq. 11
             if not taught:

@@ -49,7 +49,7 @@ def resting(cell: ARUCell, level: float = 0.5) -> Tensor:
     with torch.no_grad():
         r = torch.zeros_like(cell.b)
         for _ in range(500):
-            I = cell.W @ r + cell.U.sum(1) * level + cell.b  # noqa: E741
+            I = cell.W @ r + cell.U.sum(1) * level + cell.b
             r = cell.f(I)
     return torch.cat([I, r])
 
