@@ -21,7 +21,7 @@ from ts_helpers.engine.lanes import LANES, compiling
 
 FUNCTIONS: dict[Any, int] = {None: IDENTITY, torch.tanh: TANH, torch.sigmoid: SIGMOID, torch.relu: RELU, F.relu: RELU}
 TYPES: dict[torch.dtype, Any] = {torch.float32: numba.float32, torch.float64: numba.float64}
-LARGEST = 160  # units of a network; beyond, a loop over steps is as fast
+LARGEST = 160  # units of a network; beyond, a few networks are faster in a loop over steps
 HISTORY, NEAR = 2**21, 2**18  # bytes that steps may leave behind before they go back, and between sums over several
 
 
