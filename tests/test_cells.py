@@ -744,7 +744,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(kind, networks):
         ("V", (2, units), V[..., 1:], V.float()),
         ("c", (2,), c[..., 1:], c[..., None], c.float()),
     ):
-        message = re.escape(f"{name} must be {shape} and torch.float64, as the cell's weights ask for, got (")
+        message = re.escape(f"{name} must have shape {shape} and be torch.float64 for these weights, got (")
         for wrong in wrongs:
             for read in (True, False) if name in ("x", "state") else (True,):
                 with pytest.raises(ValueError, match=rf"^{message}.*\), {wrong.dtype}$"):

@@ -63,7 +63,7 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     for name, tensor, shape in (*fitting, *(("state", state, (batch, units)) for state in states)):
         if tensor.shape != shape or tensor.dtype != W.dtype:
             got = f"{tuple(tensor.shape)}, {tensor.dtype}"
-            raise ValueError(f"{name} must be {tuple(shape)} and {W.dtype}, as the cell's weights ask for, got {got}")
+            raise ValueError(f"{name} must have shape {tuple(shape)} and be {W.dtype} for these weights, got {got}")
     known = gated or f in FUNCTIONS
     if not (known and batch and units <= LARGEST and x.device.type == "cpu" and x.dtype in TYPES):
         return None
