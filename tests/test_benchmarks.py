@@ -1,8 +1,6 @@
 import json
-import sys
 from dataclasses import replace
 
-import beside
 import limits
 import memory
 import numpy as np
@@ -47,12 +45,6 @@ def test_a_way_that_does_other_work_is_named(numbers):
         run.prove({"right": Made(1.0, (0.5, 2.0)), "wrong": Made(1.0, numbers)})
 
 
-def test_jax_is_only_an_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "peers_jax", raising=False)
-    monkeypatch.setitem(sys.modules, "jax", None)
-    assert run.build(TINY["recall"], ways.WAYS)[1]["JAX"] == "not installed"
-
-
 def test_ratios_are_taken_within_repetitions_and_goals_say_what_was_reached():
     seconds = {"engine": [1.0, 10.0, 4.0], "JAX": [7.0, 60.0, 16.0], "engine before": [2.0, 8.0, 2.0]}
     grown = {"values": [200, 5], "seconds": {"engine": [[1.0], [1.0]], "JAX": [[2.0], [9.0]]}}
@@ -79,14 +71,6 @@ def test_limits_take_the_fastest_of_their_ways(name):
     assert len(products.by) == 8
     assert products.train(2) > 0
     assert limits.Traffic(TINY[name]).train(2) > 0
-
-
-def test_one_network_compiles_nothing(tmp_path):
-    with beside.Beside(run.ROOT, "recall", "one network", str(tmp_path)) as process:
-        assert process.networks == 1
-        _, processor, clock = process.ask("measure")
-    assert min(processor, clock) > 0
-    assert not list(tmp_path.rglob("*.nbc"))
 
 
 def test_peak_memory_is_measured_in_a_process_of_its_own():

@@ -414,13 +414,6 @@ def test_lone_networks_and_what_is_not_compiled_take_the_loop(kind, monkeypatch)
     assert elsewhere.device.type == "meta"
 
 
-def test_relu_is_compiled_by_either_of_its_names(told):
-    case = Case("aru relu")
-    ours, case.cell.f = case.outputs(), nn.functional.relu
-    assert torch.equal(case.outputs(), ours)
-    assert len(told) == 2
-
-
 def test_compiling_is_announced_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(engine.numba.config, "CACHE_DIR", str(tmp_path))
     for kernel in ("forward", "backward"):
@@ -631,17 +624,6 @@ def test_adaptive_units_with_alpha_r_one_are_leaky_ones_whose_state_is_the_curre
 def test_gated_cell_is_the_gru_of_torch_with_its_reset_gate_open():
     cell, x, h = gated().double(), normal(6, 3, 2), normal(3, 4, seed=1)
     torch.testing.assert_close(stepped(cell, x, h), torchs(nn.GRU, cell, "okn")(x, h[None])[0])  # z is what is kept
-
-
-def test_lstm_of_torch_with_opposite_gates_and_an_open_one_is_tied():
-    cell, x, u = gated().double(), normal(6, 3, 2), normal(3, 4, seed=1)
-    found, tied = torchs(nn.LSTM, cell, "gkno")(x, (torch.tanh(u)[None], u[None]))[0], []
-    for x_t in x:
-        h = torch.tanh(u)
-        g = cell.gate(x_t, h)
-        u = (1 - g) * u + g * torch.tanh(x_t @ cell.U.T + h @ cell.W.T + cell.b)
-        tied.append(torch.tanh(u))
-    torch.testing.assert_close(found, torch.stack(tied))
 
 
 def test_open_gates_and_leak_rates_of_one_replace_the_whole_state():

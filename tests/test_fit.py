@@ -630,8 +630,7 @@ def test_what_networks_and_functions_hold_tells_trainings_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "anew"),
-    [("cells.py", True), ("_stack.py", True), ("book/paths.py", False), ("datasets/text.py", False)],
+    ("file", "anew"), [("cells.py", True), ("_stack.py", True), ("book/paths.py", False), ("datasets/text.py", False)]
 )
 def test_only_helpers_that_the_training_imports_orphan_its_checkpoint(file, anew, tmp_path, monkeypatch, killing):
     shutil.copytree(_checkpoint.PACKAGE, tmp_path / "ts_helpers", ignore=shutil.ignore_patterns("__pycache__"))

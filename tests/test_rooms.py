@@ -36,8 +36,6 @@ def room(module):
 
 
 USED = {module: imports(path.read_text()) for module, path in FILES.items()}
-
-
 COMPILED = "ts_helpers.papers.matsuki2018"  # has a recurrence that no cell has, of the engine's numbers
 
 
@@ -47,19 +45,14 @@ def test_only_cells_call_the_engine():
     }
     used = {module: used for module, used in USED.items() if room(module) != "engine"}
     used |= {name: imports(code) for name, code in chapters.items()}
-    assert {who for who, modules in used.items() if "engine" in map(room, modules)} == {
-        "ts_helpers.cells",
-        COMPILED,
-        "engine/speed",
-    }
+    who = {name for name, modules in used.items() if "engine" in map(room, modules)}
+    assert who == {"ts_helpers.cells", COMPILED, "engine/speed"}
     assert USED[COMPILED] == {"ts_helpers.engine.lanes"}
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_module_uses_no_room_above_its_own_and_opens_with_what_belongs_in_it(module):
-    below = {"engine": set(), "core": {"engine"}}.get(
-        room(module), {"core"} | ({"engine"} if module == COMPILED else set())
-    )
+    below = {"engine": set(), "core": {"engine"}}.get(room(module), {"core", *["engine"] * (module == COMPILED)})
     assert {room(used) for used in USED[module]} <= below | {room(module)}
     assert ast.get_docstring(ast.parse(FILES[module].read_text())).split("\n\n")[0].endswith((".", ":"))
 
