@@ -38,8 +38,9 @@ $(VENDOR) $(AXE): tools/vendor_assets.py | .venv/.book
 	@$(BIN)/python tools/vendor_assets.py $(if $(filter $@,$(AXE)),test,book)
 
 # compiled once, before processes start that would each compile them
-$(KERNELS): .venv/.book $(wildcard ts_helpers/engine/*.py)
+$(KERNELS): .venv/.book $(wildcard ts_helpers/engine/*.py) ts_helpers/papers/matsuki2018.py
 	@$(BIN)/python -m ts_helpers.engine
+	@$(BIN)/python -c "from ts_helpers.papers import matsuki2018; matsuki2018.ready()"
 	@touch $@
 
 # --- the book

@@ -22,7 +22,9 @@ class Beside(subprocess.Popen[str]):
     def ask(self, method: str, *words: Any) -> list[Any]:
         """Return what a method returns there, and the seconds that it took, of the processor and of the clock."""
         print(json.dumps([method, *words]), file=self.stdin, flush=True)
-        return json.loads(self.stdout.readline())  # type: ignore[union-attr]
+        if not (line := self.stdout.readline()):  # type: ignore[union-attr]
+            raise RuntimeError(f"the process of {self.args[-2:]} has ended; its error stands above")  # type: ignore[index]
+        return json.loads(line)
 
     def train(self, steps: int) -> float:
         """Take steps; see `ways`."""

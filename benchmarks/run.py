@@ -252,8 +252,8 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="of an older commit, whose engine takes turns")
     parser.add_argument("--record", action="store_true", help=f"put them where the book looks, {RECORD.name}")
     options = parser.parse_args()
-    if options.record and options.only:
-        parser.error("--record takes all parts")
+    if options.record and (options.only or not options.beside):
+        parser.error("--record takes all parts, and an older engine to stand beside")
     alone()
     torch.set_num_threads(1)
     found = measure(options.only or parts, *((5, 0.1) if options.quick else (11, 0.5)), options.beside)

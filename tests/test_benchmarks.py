@@ -103,3 +103,4 @@ def test_what_is_written_is_plain_json_of_every_way_and_repetition_like_the_reco
     assert {size: tuple(found["values"]) for size, found in recorded["scales"].items()} == run.SCALES
     assert set(recorded["memory"]) == set(WORKLOADS)
     assert recorded["goals"] == run.GOALS
+    assert [recorded["compile"][f"one network, {name}"]["functions"] for name in WORKLOADS] == [0] * len(WORKLOADS)

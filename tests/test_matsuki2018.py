@@ -115,7 +115,7 @@ def test_many_steps_equal_single_ones_with_a_rule_off_or_an_exact_gradient(chang
 def test_teaching_refuses_sequences_that_are_not_there():
     W, tau, u, targets = random_networks()
     for which in (torch.tensor([5]), torch.tensor([-1])):
-        with pytest.raises(ValueError, match="which name some of these"):
+        with pytest.raises(ValueError, match=r"which name one or 5 of these, got d \(50, 3, 5\), which \[-?\d\]"):
             OnlineLearner(W, tau, u).teach(targets, which)
 
 

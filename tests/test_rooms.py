@@ -39,7 +39,7 @@ USED = {module: imports(path.read_text()) for module, path in FILES.items()}
 COMPILED = "ts_helpers.papers.matsuki2018"  # has a recurrence that no cell has, of the engine's numbers
 
 
-def test_only_cells_call_the_engine():
+def test_only_cells_one_paper_and_its_own_chapter_use_the_engine():
     chapters = {
         name: "\n".join(c.source for c in Job(name).notebook.cells if c.cell_type == "code") for name in find([])
     }

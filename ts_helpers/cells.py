@@ -187,7 +187,7 @@ class ARUCell(nn.Module):
     leaky unit whose current is the state.
     Source: Quax, D'Asaro & van Gerven (2020), Eqs. 12 and 13; b is the weight of their constant input 1, and the state
     before the first step is learned, as theirs. U, W and b are drawn uniform within ``scale / sqrt(fan-in)`` of 0, the
-    fan-in being input, units and 1. With f `torch.sigmoid`, `torch.tanh`, `torch.relu` or `identity` it is compiled.
+    fan-in being input, units and 1. A stack of them with f `torch.sigmoid`, `tanh`, `relu` or `identity` is compiled.
     """
 
     def __init__(

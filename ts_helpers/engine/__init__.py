@@ -49,7 +49,7 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     Returns:
         V a + c after each step, (time, batch, features), or without a read-out the states, (time, batch, state). None
         where nothing compiled applies: a network that is not in a stack, one of more than `LARGEST` units, another f,
-        another device than a CPU, other numbers than float32 or float64.
+        no sequence, another device than a CPU, other numbers than float32 or float64.
 
     Raises:
         ValueError: x, states or read-out do not fit the weights.
@@ -59,8 +59,9 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     states, (U, W, b, *rest) = tensors[: 1 if gated else 2], tensors[1 if gated else 2 :]
     units, batch = len(W), x.shape[1]
     V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
-    fitting = ("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))
-    for name, tensor, shape in (*fitting, *(("state", state, (batch, units)) for state in states)):
+    fitting = [("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))]
+    named = ("state",) if gated else ("I, of the state,", "r, of the state,")
+    for name, tensor, shape in [*fitting, *zip(named, states, [(batch, units)] * 2, strict=False)]:
         if tensor.shape != shape or tensor.dtype != W.dtype:
             got = f"{tuple(tensor.shape)}, {tensor.dtype}"
             raise ValueError(f"{name} must have shape {tuple(shape)} and be {W.dtype} for these weights, got {got}")
@@ -94,7 +95,7 @@ class _How(NamedTuple):
     currents: bool  # are given back
 
     def shape(self, x: Tensor, M: Tensor) -> tuple[int, ...]:
-        """Return the shape that kernels are told, its last number how many steps go before the way back."""
+        """Return the shape that kernels are told, the last number the steps of a segment."""
         (_, steps, batch, features), (_, rows, columns) = x.shape, M.shape
         left = (3 * columns + rows) * batch * LANES * x.element_size()
         units = columns - features - 1
@@ -110,7 +111,7 @@ class _How(NamedTuple):
         return np.array(parts)
 
     def equations(self, x: Tensor, M: Tensor, leaks: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return outputs and currents by torch's own operations, which can be differentiated again."""
+        """Return outputs and currents by operations that can be differentiated again: the engine knows no cell."""
         units, made, currents = state.shape[-1], [], []
         I, a = state[..., 0, :, :], state[..., -1, :, :]
         one = torch.ones_like(a[..., :1])
@@ -222,7 +223,7 @@ def _none(like: Tensor) -> Tensor:
 
 
 def _run(kernel: Any, how: _How, M: Tensor, shape: tuple[int, ...], *given: Any) -> None:
-    """Run a kernel, a share of the networks in each of torch's threads."""
+    """Run a kernel, a share of the networks in each of as many threads as torch has."""
     ready(M.dtype)
     arrays = [g.detach().contiguous().flatten(1).numpy() if isinstance(g, Tensor) else g for g in given]
     parts, groups = how.parts(*M.shape[1:]), -(-len(M) // LANES)

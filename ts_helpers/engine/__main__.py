@@ -1,4 +1,4 @@
-"""Compile ahead what is compiled, for both types of numbers: ``python -m ts_helpers.engine``; nothing else."""
+"""Compile the recurrences of cells ahead, for both types of numbers: ``python -m ts_helpers.engine``; nothing else."""
 
 from ts_helpers.engine import TYPES, ready
 

@@ -193,7 +193,8 @@ def tanh(h):  # type: ignore[no-untyped-def]
     """Return the hyperbolic tangent."""
     e = exp_of_negative(2 * h)
     size = (1 - e) / (1 + e)
-    return where_negative(h * h - 1e-12, h, where_negative(h, -1 * size, size))  # below, size is off by more than h^3
+    small = h - h * h * h * (1 / 3)  # to 2 h^5 / 15
+    return where_negative(h * h - 1e-6, small, where_negative(h, -1 * size, size))
 
 
 @numba.njit(**COMPILE)
@@ -255,10 +256,10 @@ _wide, _narrow, ONCE = _block(5), _block(4), (1, 0, 0)
 
 @numba.njit(**COMPILE)
 def product(out, to, a, left, b, right, sizes, steps, fresh):  # type: ignore[no-untyped-def]
-    """Add to out[o + po p + c], or set it if fresh, of p < rows and c < columns: sizes are rows, columns and depth.
+    """Add to out[o + po p + c], or set it to, if fresh, a sum over s < depth and u < steps, for p < rows, c < columns.
 
-    The sum of a[i + pa p + sa s + ua u] b[j + sb s + cb c + ub u] over s < depth and u < steps; with to = (o, po),
-    left = (i, pa, sa), right = (j, sb, cb), and steps with ua and ub, or `ONCE`.
+    It is that of a[i + pa p + sa s + ua u] b[j + sb s + cb c + ub u], with to = (o, po), left = (i, pa, sa), right =
+    (j, sb, cb), sizes = (rows, columns, depth), and steps with ua and ub, or `ONCE`.
     """
     (o, po), (i, pa, sa), (j, sb, cb), (rows, columns, depth) = to, left, right, sizes
     for p in range(0, rows, ROWS):

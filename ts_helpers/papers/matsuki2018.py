@@ -31,8 +31,8 @@ class OnlineLearner:
     climb the error: it is a plus. Eq. 15 steps tau by ``tau * dT``; ``update="log"`` steps T itself, which is the
     same to first order and keeps tau positive; ``update="scaled"`` is Eq. 15 to the letter.
 
-    Networks come last in every tensor. `teach` and `run` take many steps in one call; on a CPU they are compiled,
-    unless a gradient is exact, and far faster than `step`.
+    Networks come last in every tensor. `teach` and `run` take many steps in one call; on a CPU they are compiled, and
+    far faster than `step`, `teach` only with local gradients.
 
     Args:
         W: weights, (n, n, networks), ``W[j, i]`` from neuron i to j.
@@ -114,9 +114,13 @@ class OnlineLearner:
     def teach(self, d: Tensor, which: Tensor | None = None) -> None:
         """Take a step, and learn, for each of the desired outputs d, (time, n, sequences).
 
-        Network k is taught the sequence which[k]; without which, each its own, or all the only one.
+        Network k is taught the sequence which[k]; without which, each its own, or all the only one. Else a ValueError.
         """
-        which = torch.arange(d.shape[-1], device=d.device) if which is None else which
+        (n, networks), which = self.u.shape, torch.arange(d.shape[-1], device=d.device) if which is None else which
+        named = which.ndim == 1 and len(which) in (1, networks) and bool(((which >= 0) & (which < d.shape[-1])).all())
+        if d.ndim != 3 or d.shape[1] != n or not named:
+            got = f"d {tuple(d.shape)}, which {which.tolist()[:9]}"
+            raise ValueError(f"d must be (time, {n}, sequences), and which name one or {networks} of these, got {got}")
         if self.u.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
             self._run(d.to(self.u), which.expand(self.u.shape[1:]), self.u.new_empty(0, *self.u.shape))
         else:
@@ -198,13 +202,15 @@ class OnlineLearner:
 
 @numba.njit(**COMPILE)
 def _held(h, bounds):  # type: ignore[no-untyped-def]
+    """Return h within bounds; NaN stays."""
     low, high = bounds
     h = where_negative(h - low, low, h)
     return where_negative(high - h, high, h)
 
 
 @numba.njit(**COMPILE)
-def _force(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
+def _draw(s, n, eta_u, u, x, d):  # type: ignore[no-untyped-def]
+    """Draw the states in s towards those that would put out d."""
     for j in range(n):
         u_j, x_j = load(s, u + j), load(s, x + j)
         u_j = u_j + load(s, eta_u) * ((load(s, d + j) - x_j) / (1 - x_j * x_j))  # Eq. 16
@@ -230,8 +236,6 @@ def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[
         for lane in range(LANES):
             network = min(first + lane, networks - 1)
             sequence[lane] = which[network]
-            if taught and (desired.shape[1] != n or sequence[lane] >= desired.shape[2]):
-                raise ValueError("d must be (time, n, sequences), and which name some of these")
             for row in range(rows):
                 s[row * LANES + lane] = state[row, network]
         for j in range(n):
@@ -260,7 +264,7 @@ def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[
                         outputs[t, j, first + lane] = s[(x + j) * LANES + lane]
                 continue
             if forces and before:
-                _force(s, n, eta_u, u, x, d)
+                _draw(s, n, eta_u, u, x, d)
             for j in range(n):
                 x_j, tau_j = load(s, x + j), load(s, tau + j)
                 delta = (load(s, d + j) - x_j) * (1 - x_j * x_j)  # -dE/du
@@ -285,7 +289,13 @@ def _steps(state, desired, which, outputs, n, dt, update, how):  # type: ignore[
                         store(s, rate + j, 1 / held)
                     store(s, touched, load(s, touched) + (held - moved) * (held - moved))
             if forces and not before:
-                _force(s, n, eta_u, u, x, d)
+                _draw(s, n, eta_u, u, x, d)
         for lane in range(min(LANES, networks - first)):
             for row in range(rows):
                 state[row, first + lane] = s[row * LANES + lane]
+
+
+def ready() -> None:
+    """Compile what `OnlineLearner.teach` and `run` call, or find it compiled."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    OnlineLearner(one[None], one, one).run(1)
