@@ -60,8 +60,7 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     units, batch = len(W), x.shape[1]
     V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
     fitting = [("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))]
-    named = ("state",) if gated else ("I, of the state,", "r, of the state,")
-    for name, tensor, shape in [*fitting, *zip(named, states, [(batch, units)] * 2, strict=False)]:
+    for name, tensor, shape in [*fitting, *(("state", state, (batch, units)) for state in states)]:
         if tensor.shape != shape or tensor.dtype != W.dtype:
             got = f"{tuple(tensor.shape)}, {tensor.dtype}"
             raise ValueError(f"{name} must have shape {tuple(shape)} and be {W.dtype} for these weights, got {got}")
@@ -163,11 +162,15 @@ class _Steps(_Stacked):
         """Return these."""
         if x.ndim == 3:
             raise _Alone
-        shape = how.shape(x, M)
-        y = x.new_empty(*x.shape[:3], how.outputs)
-        currents = x.new_empty(*x.shape[:3], state.shape[-1]) if how.currents else _none(y)
-        marks = x.new_empty(len(x), -(-x.shape[1] // shape[-1]) * state[0].numel())
-        _run(kernels.forward, how, M, shape, x, M, leaks, state, y, currents, marks)
+        r, networks = _share(x), len(x)
+        parts = _apart(x, r), M.repeat_interleave(r, 0), leaks.repeat_interleave(r, 0), _apart(state, r)
+        shape, like = how.shape(parts[0], M), parts[0]
+        y = x.new_empty(*like.shape[:3], how.outputs)
+        currents = x.new_empty(*like.shape[:3], state.shape[-1]) if how.currents else _none(y)
+        marks = x.new_empty(len(like), -(-x.shape[1] // shape[-1]) * parts[-1][0].numel())
+        _run(kernels.forward, how, parts[1], shape, *parts, y, currents, marks)
+        y, marks = _together(y, networks), marks.unflatten(0, (networks, r))
+        currents = _together(currents, networks) if how.currents else _none(y)
         if not math.isfinite(x.sum()):  # kernels make outputs beside the drives that follow: 0 times infinity is NaN
             y, currents = how.equations(x, M, leaks, state)
         return y, currents, marks
@@ -194,11 +197,16 @@ class _StepsBack(_Stacked):
     def forward(how: _How, for_x: bool, grad: Tensor, grad_I: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of x (empty unless asked for), M, leaks and state."""
         x, M, leaks, state, marks = tensors
-        made = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, M, leaks, state)]
-        made[0] = made[0] if for_x else x.new_empty(len(x), 0)
+        r, networks = _share(x), len(x)
+        x, state, grad = (_apart(t, r) for t in (x, state, grad))
+        grad_I = _apart(grad_I, r) if how.currents else _none(grad)
+        given = M.repeat_interleave(r, 0), leaks.repeat_interleave(r, 0), marks.flatten(0, 1)
+        dx, dM, dleaks, dstate = (x.new_empty(t.shape) for t in (x, *given[:2], state))
+        dx = dx if for_x else x.new_empty(len(x), 0)
         near = max(1, NEAR // (sum(M.shape[1:]) * x.shape[2] * LANES * x.element_size()))
-        _run(kernels.backward, how, M, how.shape(x, M), near, grad, grad_I, x, M, leaks, marks, *made)
-        return tuple(made)
+        _run(kernels.backward, how, given[0], how.shape(x, M), near, grad, grad_I, x, *given, dx, dM, dleaks, dstate)
+        sums = (t.unflatten(0, (networks, r)).sum(1) for t in (dM, dleaks))
+        return _together(dx, networks) if for_x else dx[:networks], *sums, _together(dstate, networks)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -215,6 +223,23 @@ class _StepsBack(_Stacked):
 
         given = grads if ctx.for_x else (torch.zeros_like(ctx.saved_tensors[2]), *grads[1:])
         return None, None, *torch.func.vjp(once, *ctx.saved_tensors)[1](given), None
+
+
+def _share(x: Tensor) -> int:
+    """Return in how many parts the sequences of x (networks, time, batch, ...) fill the lanes that are left over."""
+    cuts = [r for r in (1, 2, 4, 8) if x.shape[2] % r == 0 and x.shape[2] >= 4 * r]
+    lanes = {r: LANES * -(-len(x) * r // LANES) / r for r in cuts}
+    return next((r for r, n in lanes.items() if n <= 1.1 * min(lanes.values())), 1)
+
+
+def _apart(x: Tensor, r: int) -> Tensor:
+    """Return (networks, time, batch, ...), or the like, with r times as many networks and as much less of a batch."""
+    return x.unflatten(2, (r, x.shape[2] // r)).movedim(2, 1).flatten(0, 1)
+
+
+def _together(x: Tensor, networks: int) -> Tensor:
+    """Return it as it was."""
+    return x.unflatten(0, (networks, len(x) // networks)).movedim(1, 2).flatten(2, 3)
 
 
 def _none(like: Tensor) -> Tensor:
