@@ -627,6 +627,16 @@ def test_gated_cell_is_the_gru_of_torch_with_its_reset_gate_open():
     torch.testing.assert_close(stepped(cell, x, h), torchs(nn.GRU, cell, "okn")(x, h[None])[0])  # z is what is kept
 
 
+def test_lstm_of_torch_with_opposite_gates_and_an_open_one_is_tied():
+    cell, x, u = gated().double(), normal(6, 3, 2), normal(3, 4, seed=1)
+    found, tied = torchs(nn.LSTM, cell, "gkno")(x, (torch.tanh(u)[None], u[None]))[0], []
+    for x_t in x:
+        h, g = torch.tanh(u), cell.gate(x_t, torch.tanh(u))
+        u = (1 - g) * u + g * torch.tanh(x_t @ cell.U.T + h @ cell.W.T + cell.b)
+        tied.append(torch.tanh(u))
+    torch.testing.assert_close(found, torch.stack(tied))
+
+
 def test_open_gates_and_leak_rates_of_one_replace_the_whole_state():
     x, h, plain = normal(6, 3, 2), normal(3, 4, seed=1), rnn().double()
     opened = gated().double()

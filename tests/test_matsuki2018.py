@@ -112,13 +112,6 @@ def test_many_steps_equal_single_ones_with_a_rule_off_or_an_exact_gradient(chang
         torch.testing.assert_close(getattr(many, name), getattr(single, name))
 
 
-def test_teaching_refuses_sequences_that_are_not_there():
-    W, tau, u, targets = random_networks()
-    for which in (torch.tensor([5]), torch.tensor([-1])):
-        with pytest.raises(ValueError, match=r"which name one or 5 of these, got d \(50, 3, 5\), which \[-?\d\]"):
-            OnlineLearner(W, tau, u).teach(targets, which)
-
-
 def test_step_without_target_equals_the_ctrnn_cell():
     W, tau, u, _ = random_networks(networks=1)
     learner = OnlineLearner(W, tau, u, dt=DT)
@@ -194,15 +187,16 @@ def test_tau_is_held_at_its_bounds_and_the_touch_is_noted(update):
         (dict(forcing="never"), "forcing must be one of after, before, got 'never'"),
         (dict(tau=torch.full((3, 5), 200.0)), r"tau must lie in \[0.01, 100\], got 200"),
         (dict(W=torch.zeros(2, 3, 5)), "W must be"),
+        (dict(which=torch.tensor([5])), r"which name one or 5 of these, got d \(50, 3, 5\), which \[5\]"),
+        (dict(which=torch.tensor([-1])), r"which name one or 5 of these, got d \(50, 3, 5\), which \[-1\]"),
     ],
 )
 def test_learner_refuses_what_it_cannot_use(change, message):
-    W, tau, u, _ = random_networks()
+    W, tau, u, targets = random_networks()
+    how = dict(W=W, tau=tau, u=u, which=None) | change
     with pytest.raises(ValueError, match=message):
-        OnlineLearner(**dict(W=W, tau=tau, u=u) | change)
-
-
-# The teacher
+        which = how.pop("which")
+        OnlineLearner(**how).teach(targets, which)
 
 
 def test_ring_has_the_papers_weights_and_oscillates_as_its_numpy_transcription():
