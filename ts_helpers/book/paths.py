@@ -1,6 +1,7 @@
-"""Where files lie, and the one digest; nothing that is slow to import."""
+"""Where files lie, what the book made of them, and the one digest; nothing that is slow to import."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,12 @@ NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
 CLAIMS = ROOT / "book" / "claims.yml"
 PACKAGES = ("torch", "numba", "numpy", "scipy", "xarray", "matplotlib")  # their versions can change results
+RECORD = ("results.nc", "claims.json", "provenance.json")  # the last has the digests of the others
+
+
+def running(notebook: str) -> str:
+    """The name of the notebook that runs, ``$TS_NOTEBOOK``: a chapter copied to another; else the one given."""
+    return os.environ.get("TS_NOTEBOOK") or notebook
 
 
 def record_folder(notebook: str) -> Path:
@@ -22,11 +29,38 @@ def archive_files(notebook: str) -> tuple[Path, Path]:
 
 
 def checkpoint_folder(notebook: str, scale: str) -> Path:
-    """Where a notebook keeps the state of a long training at a scale, so that the next run can go on from there."""
-    return ROOT / "_build" / "checkpoints" / scale / notebook
+    """Where a notebook keeps a long training's state, to go on from: below ``$TS_CHECKPOINTS``, or in ``_build``."""
+    return Path(os.environ.get("TS_CHECKPOINTS") or ROOT / "_build" / "checkpoints") / scale / notebook
 
 
 def digest(*parts: str | Path) -> str:
     """Return the SHA-256 of a text or of a file's bytes; of several, that of their digests."""
     each = [hashlib.sha256(p.read_bytes() if isinstance(p, Path) else p.encode()).hexdigest() for p in parts]
     return each[0] if len(each) == 1 else digest(" ".join(each))
+
+
+def whole(record: Path) -> str:
+    """Return the digest of a record that is as the book made it, of nothing else: ""."""
+    try:
+        made = json.loads((record / "provenance.json").read_bytes())["sha256"]
+        same = all(digest(record / name) == each for name, each in made.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    return digest(record / "provenance.json") if made and same else ""
+
+
+def in_the_way(record: Path) -> Path | None:
+    """Return what a record in this folder would overwrite though the book did not make it, or it was changed since."""
+    made, *hidden = record / RECORD[2], *(record.with_name(f".{record.name}.{old}{RECORD[2]}") for old in ("", "old."))
+    known = set[str]()
+    for file in (made, *hidden):  # these are of a record whose writing was cut short
+        try:
+            known |= {file.name, *json.loads(file.read_bytes())["sha256"].values()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    if made.exists() and made.name not in known:
+        return made
+    if record.exists() and not record.is_dir():
+        return record
+    files = (record / name for name in RECORD[:2])
+    return next((file for file in files if file.exists() and not (file.is_file() and digest(file) in known)), None)
