@@ -1,15 +1,21 @@
 """What a chapter's object does, and the numbers in a chapter's prose."""
 
+import hashlib
+import os
+import subprocess
+
 import nbformat.v4 as nb
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+from ts_helpers import _checkpoint
 from ts_helpers.book import chapter as module
 from ts_helpers.book.chapter import Chapter, median, share, span
 from ts_helpers.book.inline import expand
 from ts_helpers.book.records import Record, load
+from ts_helpers.book.run import Job, find
 
 
 @pytest.fixture
@@ -17,7 +23,7 @@ def told(monkeypatch, tmp_path):
     """What is given to the prose, where records and checkpoints lie in a folder of their own."""
     given = {}
     monkeypatch.setattr(module, "glue", lambda name, value, display: given.update({name: value}))
-    monkeypatch.setattr(module, "checkpoint_folder", lambda name, scale: tmp_path / "checkpoints" / scale)
+    monkeypatch.setattr(module, "checkpoint_folder", lambda name, scale: tmp_path / "checkpoints" / scale / name)
     monkeypatch.setenv("TS_RECORDS", str(tmp_path))
     return given
 
@@ -115,12 +121,118 @@ def test_record_is_saved_with_its_settings_and_seconds_by_themselves(told, tmp_p
     assert load(tmp_path / "doe2020" / "leak").provenance["seconds"] < 60
 
 
+def written(folder, name):
+    _checkpoint.write(folder / f"{name}.pt", {"measured": {}})
+    (folder / f".{name}.1.pt").touch()  # as left by one that was killed
+    return [f".{name}.1.pt", f"{name}.pt"]
+
+
 @pytest.mark.parametrize("part", ["only", "only_run", "hours", "n"])
-def test_checkpoints_go_when_all_is_trained(told, part):
+def test_checkpoints_of_this_run_go_when_all_is_trained_and_no_others(told, monkeypatch, part):
     one = Chapter("doe2020/leak", dict(scale="book", seed=3, device="cpu") | {part: 0}, **{part: None})
-    one.checkpoints.mkdir(parents=True)
+    others = written(one.checkpoints, "other seed")
+    monkeypatch.setattr(_checkpoint, "TOUCHED", touched := set())  # that was another process
+    monkeypatch.setattr(module, "TOUCHED", touched)
+    mine = written(one.checkpoints, "mine")
+    written(one.checkpoints, "read")
+    touched.clear()
+    assert _checkpoint.read(one.checkpoints / "read.pt", torch.device("cpu"))
+    mine = written(one.checkpoints, "mine")
+    (one.checkpoints / "mine.damaged").touch()
     one.save(results(3, 3))
-    assert one.checkpoints.exists() == (part != "n")
+    left = sorted(file.name for file in one.checkpoints.iterdir())
+    assert left == sorted([*others, "mine.damaged"] + ([] if part == "n" else [*mine, ".read.1.pt", "read.pt"]))
+
+
+def test_checkpoints_are_left_to_the_runner_which_is_told_their_names(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("TS_CHECKPOINTS", "somewhere")
+    written((one := chapter()).checkpoints, "mine")
+    one.save(results(3, 3))
+    assert (one.checkpoints / "mine.pt").exists()
+    assert load(tmp_path / "doe2020" / "leak").provenance["checkpoints"] == ["mine.pt"]
+
+
+def test_empty_folder_of_checkpoints_goes(told):
+    written((one := chapter()).checkpoints, "mine")
+    one.save(results(3, 3))
+    assert not one.checkpoints.exists()
+
+
+def test_copy_under_another_name_leaves_its_own_record_and_is_judged_as_the_original(told, tmp_path, monkeypatch):
+    chapter().save(results(3, 3))
+    asked = []
+    monkeypatch.setattr(module.records, "archived", asked.append)
+    monkeypatch.setenv("TS_NOTEBOOK", "mine/my leak")
+    judge(results(2, 2), of=(copy := chapter()))
+    copy.save()
+    assert (asked, copy.name) == (["doe2020/leak"], "doe2020/leak")
+    assert copy.checkpoints == tmp_path / "checkpoints" / "book" / "mine" / "my leak"
+    for name, n in (("doe2020/leak", 3), ("mine/my leak", 2)):
+        record = load(tmp_path / name)
+        assert (record.provenance["notebook"], record.results.sizes["seed"]) == (name, n)
+
+
+def test_record_names_the_data_that_parameters_name_and_their_digests(told, tmp_path):
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    (folder / "train").write_bytes(b"one")
+    (own := tmp_path / "own.npy").write_bytes(b"two")
+    given = dict(own=str(own), images=str(folder), kind="digits", none=None)
+    one = Chapter("doe2020/leak", dict(scale="book", seed=3, device="cpu", **given), **dict.fromkeys(given))
+    own.unlink()  # it is read at the start, as by the run
+    one.save(results(3, 3))
+    made = load(tmp_path / "doe2020" / "leak").provenance
+    one, two = (hashlib.sha256(content).hexdigest() for content in (b"one", b"two"))
+    assert made["data"] == {"own": {"own.npy": two}, "images": {"train": one}}
+    assert made["parameters"] == given
+
+
+@pytest.mark.parametrize(
+    ("case", "known", "dirty"),
+    [
+        ("as committed", True, False),
+        ("changed", True, True),
+        ("new notebook", True, True),
+        ("new helper", True, True),
+        ("new file beside", True, False),
+        ("unpacked in another repository", False, None),
+        ("no git", False, None),
+    ],
+)
+def test_record_names_a_commit_only_if_it_is_the_books(told, tmp_path, monkeypatch, case, known, dirty):
+    root = tmp_path / "checkout"
+    for name in ("notebooks/doe2020/leak.md", "ts_helpers/cells.py"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    top = tmp_path if case == "unpacked in another repository" else root
+    git = ["git", "-C", top, "-c", "user.name=Doe", "-c", "user.email=doe@example.org"]
+    added = "ts_helpers" if case == "new notebook" else "."
+    for words in (["init", "-q"], ["add", added], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    written = {"changed": "ts_helpers/cells.py", "new helper": "ts_helpers/new.py", "new file beside": "notes.txt"}
+    if case in written:
+        (root / written[case]).write_text("new")
+    monkeypatch.setattr(module.records, "ROOT", root)
+    if case == "no git":
+        monkeypatch.setenv("PATH", "")
+    chapter().save(results(3, 3))
+    made = load(tmp_path / "doe2020" / "leak").provenance
+    assert (made["dirty"], made["commit"] is not None) == (dirty, known)
+    if known:
+        assert made["commit"] == subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+
+
+@pytest.mark.parametrize("name", find([]))
+def test_every_parameter_of_a_chapter_is_in_its_record(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("TS_RECORDS", str(tmp_path))
+    names, default, threads = {}, torch.get_default_dtype(), torch.get_num_threads()
+    for cell in Job(name).notebook.cells:
+        if cell.cell_type == "code" and "chapter" not in names:
+            exec(cell.source, names)
+    torch.set_default_dtype(default)
+    torch.set_num_threads(threads)
+    assert set(Job(name).declared) == {*names["chapter"].given, "scale", "seed", "device"}
 
 
 def test_arms_are_joined_along_a_labelled_dimension(told):

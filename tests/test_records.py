@@ -1,13 +1,18 @@
 import dataclasses
 import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured
-from ts_helpers.book.paths import digest, record_folder
-from ts_helpers.book.records import FILES, archive, archived, load, save
+from ts_helpers.book.paths import RESULTS, ROOT, digest, record_folder
+from ts_helpers.book.records import archive, archived, load, main, save
+
+FILES = ("results.nc", "claims.json", "provenance.json")
 
 FINDING = Finding(
     "X1", "book", "partly", (Measured("a", 0.5, 0.4, 0.6, 100, None), Measured("b", None, None, None, 3, None))
@@ -21,7 +26,8 @@ class Recorder:
     scale, settings, parameters = "book", {"n_runs": 100, "eta": 0.1}, {"n_runs": None, "eta": 0.1}
 
     def save(self, results, findings=(), archived=()):
-        made = dict(notebook="doe2020/leak", scale=self.scale, seed=3, device="CPU", seconds=36.0)
+        made = dict(notebook="doe2020/leak", scale=self.scale, seed=3, device="CPU", start="now", threads=1)
+        made |= dict(seconds=36.0, commit=None, dirty=None, data={}, checkpoints=["a.pt"])
         return save(made | dict(parameters=self.parameters, settings=self.settings), results, findings, archived)
 
 
@@ -72,7 +78,8 @@ def test_record_comes_back_as_it_was_saved(recorder, tmp_path):
     assert (record.findings, record.archived) == ({"X1": FINDING}, {"X2": OF_ARCHIVE})
     assert record.provenance["parameters"] == {"n_runs": None, "eta": 0.1}
     assert record.provenance["settings"] == {"n_runs": 100, "eta": 0.1}
-    assert {"commit", "dirty", "packages", "device", "seconds"} <= set(record.provenance)
+    assert {"packages", "device", "seconds"} <= set(record.provenance)
+    assert ", commit unknown, CPU" in record.line()
 
 
 def test_same_results_give_the_same_bytes_and_a_new_record_takes_the_place_of_the_old(recorder):
@@ -102,6 +109,72 @@ def test_record_that_is_truncated_foreign_or_missing_is_refused_by_name(recorder
         load(tmp_path)
 
 
+def own(folder):
+    """A picture and a folder of a reader's, and what a file manager leaves."""
+    (folder / "talk").mkdir(parents=True)
+    for name in ("plot.png", "talk/slides.txt", ".DS_Store"):
+        (folder / name).write_text("mine")
+    return lambda: all((folder / name).read_text() == "mine" for name in ("plot.png", "talk/slides.txt", ".DS_Store"))
+
+
+@pytest.mark.parametrize("before", ["a record", "no record"])
+def test_new_record_leaves_what_else_lies_in_its_folder(recorder, tmp_path, before):
+    is_there = own(tmp_path / "doe2020" / "leak")
+    if before == "a record":
+        recorder.save(results(), [FINDING])
+    path = recorder.save(results(2.0))
+    xr.testing.assert_identical(load(path).results, results(2.0))
+    assert is_there()
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"), [*((name, recorded) for name in FILES for recorded in (False, True)), (".", False)]
+)
+def test_what_the_book_did_not_make_or_was_changed_is_in_the_way_by_name_and_stays(recorder, tmp_path, name, recorded):
+    if recorded:
+        recorder.save(results())
+    file = tmp_path / "doe2020" / "leak" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=re.escape(f"{file} is in the way of the record of doe2020/leak")):
+        recorder.save(results(2.0))
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("before", ["a record", "no record"])
+@pytest.mark.parametrize("renames", range(4))
+def test_record_whose_writing_was_cut_short_is_whole_or_none_and_the_next_takes_its_place(
+    recorder, tmp_path, monkeypatch, renames, before
+):
+    is_there, replace, done = own(tmp_path / "doe2020" / "leak"), Path.replace, []
+    path = recorder.save(results()) if before == "a record" else record_folder("doe2020/leak")
+
+    def cut(source, target):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(source)
+        return replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", cut)
+        recorder.save(results(2.0), [FINDING])
+    if renames == 0 and before == "a record":
+        xr.testing.assert_identical(load(path).results, results())
+    else:
+        with pytest.raises(ValueError, match=r"is not a record: it has no .*provenance\.json"):
+            load(path)
+    xr.testing.assert_identical(load(recorder.save(results(3.0))).results, results(3.0))
+    assert is_there()
+    assert [p.name for p in path.parent.iterdir()] == ["leak"]
+
+
+def test_two_that_save_at_once_leave_the_record_of_one(recorder):
+    with ThreadPoolExecutor(2) as pool:
+        *_, path = pool.map(recorder.save, [results(n) for n in range(8)])
+    assert any(load(path).results.identical(results(n)) for n in range(8))
+    assert [p.name for p in path.parent.iterdir()] == ["leak"]
+
+
 def test_failed_save_leaves_the_old_record(recorder):
     path = recorder.save(results(), [FINDING])
     recorder.settings = {"not json": object()}
@@ -109,6 +182,78 @@ def test_failed_save_leaves_the_old_record(recorder):
         recorder.save(results(2.0))
     assert load(path).findings == {"X1": FINDING}
     assert [p.name for p in path.parent.iterdir()] == ["leak"]
+
+
+def edited(path, name, change):
+    """The folder of a record, one file of which is another's that fits in all digests."""
+    file, made = path / name, json.loads((path / "provenance.json").read_text())
+    if name == "results.nc":
+        file.write_bytes(change) if isinstance(change, bytes) else change.to_netcdf(file, engine="h5netcdf")
+    else:
+        content = made if name == "provenance.json" else json.loads(file.read_text())
+        file.write_text(json.dumps(change(content)))
+    if name != "provenance.json":
+        made["sha256"][name] = digest(file)
+        (path / "provenance.json").write_text(json.dumps(made))
+    return path
+
+
+def in_finding(**change):
+    return lambda lists: lists | {"findings": [lists["findings"][0] | change]}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rule"),
+    [
+        ("provenance.json", lambda made: [made], "must have the fields notebook, scale, "),
+        ("provenance.json", lambda made: made | {"mood": "good"}, "must have the fields .*, got .*mood"),
+        ("provenance.json", lambda made: {"sha256": made["sha256"]}, "must have the fields .*, got sha256"),
+        *(("provenance.json", lambda made, c=change: made | c, f"{next(iter(change))} must be .*, got ")
+          for change in (dict(seed="3"), dict(commit=7), dict(settings=[]), dict(seconds=None), dict(sha256="a"),
+                         dict(notebook="/doe2020/leak"), dict(notebook="../leak"), dict(notebook=""))),
+        ("claims.json", lambda lists: [], "must have the fields findings, kept_findings"),
+        ("claims.json", lambda lists: {"findings": []}, "must have the fields findings, kept_findings, got findings"),
+        ("claims.json", in_finding(mood="good"), "must have the fields claim, .*, got .*mood"),
+        ("claims.json", in_finding(verdict="nice"), "verdict must be one of reproduced, partly, .*, got 'nice'"),
+        ("claims.json", in_finding(measured=[{"name": "a"}]), "must have the fields name, estimate, .*, got name"),
+        ("claims.json", in_finding(measured=[dataclasses.asdict(FINDING.measured[0]) | {"low": "0"}]), "low must be"),
+        ("results.nc", b"not a NetCDF file", ""),
+        ("results.nc", xr.Dataset({"loss": ("seed", [1.0])}), "every variable needs long_name"),
+    ],
+)  # fmt: skip
+def test_record_that_this_project_did_not_write_is_refused_by_file_and_rule(recorder, name, change, rule):
+    path = edited(recorder.save(results(), [FINDING]), name, change)
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(name)} is truncated, or was not written by this project: .*{rule}"
+    ):
+        load(path)
+
+
+def test_every_archived_record_is_read_and_nothing_else_that_lies_there(recorder, monkeypatch, paper):
+    archive(paper)
+    own(record_folder("results/doe2020"))
+    assert archived("doe2020/leak")
+    monkeypatch.setattr("ts_helpers.book.paths.RESULTS", RESULTS)
+    names = [file.relative_to(RESULTS).as_posix().removesuffix(".paper.nc") for file in RESULTS.rglob("*.paper.nc")]
+    assert len(names) > 10
+    assert all(archived(name).line().startswith("Recorded at scale paper") for name in names)
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["nowhere"], 2), (["--help"], 0)])
+def test_archiving_by_hand_says_how_and_refuses_what_is_no_record(capsys, words, code):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    said = capsys.readouterr()
+    assert left.value.code == code
+    assert "usage: python -m ts_helpers.book.records" in said.out + said.err
+    assert ("nowhere is not a record" in said.err) == (words == ["nowhere"])
+
+
+def test_nothing_that_is_read_could_run_code():
+    texts = [file.read_text() for top in ("ts_helpers", "notebooks") for file in (ROOT / top).rglob("*.[pm][yd]")]
+    assert len(texts) > 60
+    assert not [t for t in texts if re.search(r"\bpickle\.|import pickle|weights_only=False|allow_pickle=True", t)]
+    assert not [t for t in texts if re.search(r"torch\.load\((?!.*weights_only=True)", t)]
 
 
 def test_results_without_units_are_refused(recorder):
@@ -120,6 +265,7 @@ def test_archived_results_come_back_with_their_provenance_until_new_ones_replace
     assert archived("doe2020/leak") is None
     assert archive(paper) == tmp_path / "results" / "doe2020" / "leak.paper.nc"
     back, whole = archived("doe2020/leak"), load(paper).provenance
+    assert whole.pop("checkpoints")
     xr.testing.assert_identical(back.results, results())
     assert back.provenance == whole | {"sha256": {"results.nc": whole["sha256"]["results.nc"]}}
     assert "scale paper: n_runs = 100, eta = 0.1, seed 3" in back.line()

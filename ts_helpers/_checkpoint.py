@@ -9,6 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PACKAGE = Path(__file__).parent
+TOUCHED = set[Path]()  # checkpoints that this process has written, or gone on from
 STATE = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"}  # of a module: no settings
 
 
@@ -133,20 +135,23 @@ def write(file: Path, state: dict[str, Any]) -> None:
     part = file.with_name(f".{file.stem}.{os.getpid()}.pt")
     try:
         torch.save(state | {"of": file.stem}, part)
-        os.replace(part, file)
+        with suppress(FileNotFoundError):  # another run of the same training has just come to its end
+            os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+    TOUCHED.add(file)
 
 
 def read(file: Path, device: torch.device) -> dict[str, Any] | None:
     """Return what a checkpoint holds, or None where there is none; one that is damaged or foreign is set aside."""
-    if not file.exists():
-        return None
     try:
         state = torch.load(file, map_location=device, weights_only=True)
         if state["of"] != file.stem or "measured" not in state:
             raise ValueError(f"it is that of {state['of']}")
+        TOUCHED.add(file)
         return state
+    except FileNotFoundError:
+        return None
     except OSError:
         raise
     except Exception as error:  # anything, by what is in the file

@@ -1,9 +1,10 @@
 """What every chapter does besides its experiment: set up, label, judge, save, give prose its numbers; no drawing."""
 
+import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from IPython.display import Markdown
 from myst_nb import glue
 from numpy.typing import ArrayLike
 
+from ts_helpers._checkpoint import TOUCHED
 from ts_helpers.book import claims, figures, records  # chapters take claims and figures from here
 from ts_helpers.book.parameters import SCALES
-from ts_helpers.book.paths import checkpoint_folder
+from ts_helpers.book.paths import checkpoint_folder, running
 
 interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
@@ -41,14 +43,15 @@ class Chapter:
     """A notebook's run: its settings, and the record that is made of it.
 
     Args:
-        name: ``<paper>/<idea>``.
+        name: ``<paper>/<idea>``, whose claims and archived run are meant; a copy run under another name leaves a record
+            of its own.
         parameters: the notebook's ``globals()``; has scale, seed, device and the parameters among the settings.
         auto: what the device "auto" is where there is a GPU; "cpu" for what is faster there.
         settings: by name, a tuple of the values at scales smoke, book and paper, or one value for all; a parameter of
             that name that is not None takes its place.
 
     Settings, scale, seed and device are this run's; from the folder ``checkpoints`` an interrupted training goes on.
-    An unknown scale or device, or a tuple of another length, is a ValueError.
+    An unknown scale or device, a tuple of another length, or something in the way of the record, is a ValueError.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], *, auto: str = "cuda", **settings: Any):
@@ -62,7 +65,9 @@ class Chapter:
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
-        self.checkpoints = checkpoint_folder(name, self.scale)
+        self.checkpoints = checkpoint_folder(running(name), self.scale)
+        records.place(running(name))  # refused now, not after hours of training
+        self.made = dict(notebook=running(name), **records.code(running(name)), data=records.data(self.given))
         self.judged: tuple[list[claims.Finding], ...] = [], []  # of this run, of the recorded one
         self.start, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         torch.set_num_threads(1)  # other notebooks run on the other cores
@@ -113,19 +118,26 @@ class Chapter:
         return Found(next(iter(runs)), which, runs, best, recorded)
 
     def save(self, results: xr.Dataset | None = None) -> None:
-        """Save the record of what was judged, or of ``results``; remove checkpoints unless only a part was to be made.
+        """Save the record of what was judged, or of ``results``; remove own checkpoints unless only a part was made.
 
         The variable ``seconds``, which trainings took, those of an interrupted run included, goes to the provenance.
         """
         results = self.results if results is None else results
         trained = float(results.seconds.sum()) if "seconds" in results else 0.0
         device = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.machine() + " CPU"
-        made = dict(notebook=self.name, scale=self.scale, seed=self.seed, device=device, start=self.start)
+        made = self.made | dict(scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
+        whole = all(made["settings"].get(part) is None for part in records.PART)
+        own = sorted(file for file in TOUCHED if whole and file.is_relative_to(self.checkpoints))
+        if "TS_CHECKPOINTS" in os.environ:  # the runner removes them, once the executed notebook is in its place
+            made["checkpoints"] = [file.relative_to(self.checkpoints).as_posix() for file in own]
         records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)
-        if all(made["settings"].get(part) is None for part in records.PART):
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if "checkpoints" not in made:
+            for file in (each for one in own for each in (one, *one.parent.glob(f".{one.stem}.*.pt"))):
+                file.unlink(missing_ok=True)  # the second: left where one was killed as it wrote
+            with suppress(OSError):
+                self.checkpoints.rmdir()
 
 
 def median(values: ArrayLike, spec: str) -> str:

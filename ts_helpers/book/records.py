@@ -1,24 +1,32 @@
 """Results that carry how they were made: folders of records, and the archive below ``results/``; nothing is judged."""
 
+import argparse
+import fcntl
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args, get_type_hints
 
 import xarray as xr
 
-from ts_helpers.book.claims import Finding, Measured
-from ts_helpers.book.paths import PACKAGES, ROOT, archive_files, digest, record_folder
+from ts_helpers.book.claims import Finding, Measured, Verdict
+from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, record_folder
 
-FILES = ("results.nc", "claims.json", "provenance.json")
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
+MADE = {
+    **dict(notebook=str, scale=str, seed=int, device=str, start=str, threads=int, seconds=float | int),
+    **dict(commit=str | None, dirty=bool | None, parameters=dict, settings=dict, packages=dict, sha256=dict),
+}  # what a provenance has, and of which type
+LATER = dict(data=dict, checkpoints=list, parts=list)  # and what it may have: older records lack it
 
 
 @dataclass
@@ -46,54 +54,81 @@ class Record:
         shown = {name: either(*(settings.get(name) for settings in of)) for name in names}
         settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
         seed, device = (either(*(part[name] for part in self.parts)) for name in ("seed", "device"))
-        commit = either(*(part["commit"][:7] for part in self.parts))
+        commit = either(*((part["commit"] or "unknown")[:7] for part in self.parts))
         scale, hours = self.provenance["scale"], self.provenance["seconds"] / 3600
         return f"Recorded at scale {scale}: {settings}, seed {seed}, commit {commit}, {device}, {hours:.1f} hours."
+
+
+def place(notebook: str) -> Path:
+    """Return the folder of a notebook's record; ValueError if what the book did not make would have to make way."""
+    folder = record_folder(notebook)
+    if found := in_the_way(folder):
+        how = "it is not of the book, or not as the book made it; move it away, or delete it"
+        raise ValueError(f"{found} is in the way of the record of {notebook}: {how}")
+    return folder
+
+
+def code(notebook: str) -> dict[str, Any]:
+    """Return the commit of the project, and whether code or notebook differ from it; None: git cannot tell."""
+    own = "ls-files", "--others", "ts_helpers/*.py", f":(literal)notebooks/{notebook}.md"
+    changed = [_git("status", "--porcelain", "-uno"), _git(*own)]
+    return dict(commit=_git("rev-parse", "--verify", "HEAD"), dirty=None if None in changed else any(changed))
+
+
+def data(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return, for each parameter that names a file or a folder, the digests of the file or of those in the folder."""
+    own = {name: Path(each) for name, each in parameters.items() if each and isinstance(each, str)}
+    files = {name: sorted(at.iterdir()) if at.is_dir() else [at] for name, at in own.items() if at.exists()}
+    read = {name: [file for file in of if file.is_file() and os.access(file, os.R_OK)] for name, of in files.items()}
+    return {name: {file.name: digest(file) for file in of} for name, of in read.items()}
 
 
 def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding], archived: Sequence[Finding]) -> Path:
     """Write a record, with findings of this run and of the archived one, as a whole or not at all; return its folder.
 
-    ``made`` says how, but for commit and versions. ValueError: a variable lacks ``long_name``, a number ``units``.
+    ``made`` says how, but for versions. What else lies in the folder stays. Killed at any moment, it leaves a record
+    whole or none: one that has no provenance. ValueError: see `place`, or a label is missing.
     """
-    for name, variable in results.variables.items():
-        if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
-            raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
-    target = record_folder(made["notebook"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        (new := Path(folder, "new")).mkdir()
-        results.to_netcdf(new / "results.nc", engine="h5netcdf")
-        lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
-        _write_json(new / "claims.json", lists)
-        of_code = dict(commit=_git("rev-parse --verify HEAD") or "unknown", dirty=bool(_git("status --porcelain -uno")))
-        packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-        digests = {name: digest(new / name) for name in FILES[:2]}
-        _write_json(new / "provenance.json", made | of_code | {"packages": packages, "sha256": digests})
-        if target.exists():  # whoever is killed between two renames finds no record, never a mixture of both
-            target.rename(Path(folder, "old"))
-        new.rename(target)
-    return target
+    _check_labels(results)
+    folder = place(made["notebook"])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder.with_name(f".{folder.name}.{name}") for name in RECORD}
+    of_results, of_findings, of_all = parts.values()
+    with _alone(folder.parent):
+        try:
+            results.to_netcdf(of_results, engine="h5netcdf")
+            lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
+            _write_json(of_findings, lists)
+            packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+            digests = {name: digest(parts[name]) for name in RECORD[:2]}
+            _write_json(of_all, made | {"packages": packages, "sha256": digests})
+            folder.mkdir(exist_ok=True)
+        except BaseException:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+            raise
+        old = folder.with_name(f".{folder.name}.old.{RECORD[2]}")
+        with suppress(FileNotFoundError):
+            (folder / RECORD[2]).replace(old)
+        for name, part in parts.items():
+            part.replace(folder / name)
+        old.unlink(missing_ok=True)
+    return folder
 
 
 def load(path: Path) -> Record:
     """Read the record in a folder, whole; ValueError if there is none, or it is truncated, changed or not ours."""
-    if missing := [name for name in FILES if not (path / name).is_file()]:
+    if missing := [name for name in RECORD if not (path / name).is_file()]:
         raise ValueError(f"{path} is not a record: it has no {', '.join(missing)}")
-    try:
-        provenance = json.loads((path / "provenance.json").read_text())
-        digests = provenance["sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path / 'provenance.json'} is truncated, or was not written by this project") from None
-    for name in FILES[:2]:
-        if digests.get(name) != digest(path / name):
+    provenance = _provenance(path / "provenance.json")
+    for name in RECORD[:2]:
+        if provenance["sha256"].get(name) != digest(path / name):
             raise ValueError(f"{path / name} is truncated, or not the file its provenance.json was written for")
-    read = json.loads((path / "claims.json").read_text())
-    found = [
-        {e["claim"]: Finding(**e | {"measured": tuple(Measured(**m) for m in e["measured"])}) for e in read[which]}
-        for which in ("findings", "kept_findings")
-    ]
-    return Record(xr.load_dataset(path / "results.nc", engine="h5netcdf"), provenance, *found)
+    with _ours(path / "claims.json"):
+        lists = json.loads((path / "claims.json").read_text())
+        _check(lists, dict(findings=list, kept_findings=list))
+        found = [{each.claim: each for each in map(_finding, lists[which])} for which in ("findings", "kept_findings")]
+    return Record(_results(path / "results.nc"), provenance, *found)
 
 
 def archived(notebook: str) -> Record | None:
@@ -102,13 +137,12 @@ def archived(notebook: str) -> Record | None:
     if not results.exists() and not made.exists():
         return None
     try:
-        provenance = json.loads(made.read_text())
-        whole = provenance["sha256"]["results.nc"] == digest(results)
+        whole = json.loads(made.read_text())["sha256"]["results.nc"] == digest(results)
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
-    return Record(xr.load_dataset(results, engine="h5netcdf"), provenance)
+    return Record(_results(results), _provenance(made))
 
 
 def archive(*records: Path) -> Path:
@@ -120,6 +154,8 @@ def archive(*records: Path) -> Path:
     coordinates that it is joined along, or a single run of other settings than its arm's but for ``n_seeds``.
     """
     made = [load(path) for path in records]
+    for record in made:
+        record.provenance.pop("checkpoints", None)
     first = made[0].provenance
     for record, path in zip(made, records, strict=True):
         of, (only, run) = record.provenance, _part(record.provenance)
@@ -194,10 +230,90 @@ def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _git(words: str) -> str:
-    """Return what git says of the project, or nothing where there is no git."""
-    return subprocess.run(f"git {words}", shell=True, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+@contextmanager
+def _ours(path: Path) -> Iterator[None]:
+    """Make of whatever is wrong with what a file holds a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} is truncated, or was not written by this project: {error}") from None
+
+
+def _check(entry: Any, fields: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> None:
+    """Raise a ValueError unless an entry of JSON has these fields, of these types, and no others."""
+    known = {**fields, **(optional or {})}
+    if not isinstance(entry, dict) or not fields.keys() <= entry.keys() <= known.keys():
+        got = ", ".join(entry) if isinstance(entry, dict) else repr(entry)
+        raise ValueError(f"it must have the fields {', '.join(known)}, got {got}")
+    for name, value in entry.items():
+        if not isinstance(value, known[name]):
+            raise ValueError(f"{name} must be {known[name]}, got {value!r}")
+
+
+def _finding(entry: Any) -> Finding:
+    _check(entry, get_type_hints(Finding) | dict(verdict=str, measured=list))
+    for each in entry["measured"]:
+        _check(each, get_type_hints(Measured))
+    if entry["verdict"] not in get_args(Verdict):
+        raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {entry['verdict']!r}")
+    return Finding(**entry | {"measured": tuple(Measured(**each) for each in entry["measured"])})
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    with _ours(path):
+        made: dict[str, Any] = json.loads(path.read_text())
+        _check(made, MADE, LATER)
+        for each in made.get("parts", [made]):
+            _check(each, MADE, LATER)
+            name = PurePosixPath(each["notebook"])
+            if name.is_absolute() or ".." in name.parts or not name.parts:
+                raise ValueError(f"notebook must be a name below notebooks/, got {each['notebook']!r}")
+    return made
+
+
+def _results(path: Path) -> xr.Dataset:
+    with _ours(path):
+        _check_labels(results := xr.load_dataset(path, engine="h5netcdf"))
+    return results
+
+
+def _check_labels(results: xr.Dataset) -> None:
+    for name, variable in results.variables.items():
+        if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
+            raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time do this to a folder, where its file system can lock."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _git(*words: str) -> str | None:
+    """Return what git says of the project; None where there is none, or only that of a folder around it."""
+    own = [f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", "--no-optional-locks"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        how: dict[str, Any] = dict(cwd=ROOT, capture_output=True, check=True, text=True, errors="replace")
+        return subprocess.run(["git", *own, *words], **how).stdout.strip()
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Archive the records named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m ts_helpers.book.records", description=archive.__doc__)
+    parser.add_argument("records", nargs="+", type=Path, metavar="FOLDER", help="a record of a run at scale paper")
+    try:
+        print(archive(*parser.parse_args(argv).records))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return 0
 
 
 if __name__ == "__main__":
-    print(archive(*map(Path, sys.argv[1:])))
+    sys.exit(main())
