@@ -1,9 +1,12 @@
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 
 from ts_helpers.book import figures
 
@@ -51,3 +54,21 @@ def lightness(colour):
 def test_neighbouring_colours_differ_in_a_grey_print_and_each_has_its_dash():
     assert (abs(np.diff([lightness(colour) for colour in figures.COLOURS])) > 10).all()
     assert len(figures.DASHES) == len(figures.COLOURS) == len(set(map(str, figures.DASHES)))
+
+
+def drawn():
+    figures.use_style("book")
+    fig, ax = plt.subplots(figsize=(2, 1))
+    figures.plot_runs(ax, [0, 1], [[0, 1], [0, 2]], "C0", "runs $x$")
+    fig.savefig(made := io.BytesIO(), format="svg", metadata={"Date": None})
+    plt.close(fig)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("own", [{"text.usetex": True}, "dark_background", {"svg.fonttype": "none", "font.size": 30}])
+def test_readers_matplotlibrc_changes_no_figure(own):
+    with plt.rc_context():
+        expected, backend = drawn(), matplotlib.get_backend()
+        plt.style.use(own)
+        assert drawn() == expected
+        assert matplotlib.get_backend() == backend

@@ -21,7 +21,8 @@ DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 def use_style(scale: str) -> None:
-    """Set matplotlib up for the book; at smoke scale every figure says that it shows no result."""
+    """Set matplotlib up for the book, whatever the reader's own; a figure of smoke scale says it shows no result."""
+    plt.style.use("default")
     plt.rcParams.update({
         "figure.hooks": ["ts_helpers.book.figures:label_smoke"] if scale == "smoke" else [],
         "figure.figsize": (7, 3.2), "figure.dpi": 110, "figure.constrained_layout.use": True,
