@@ -1,8 +1,9 @@
 """The parameters cell of a notebook: what it declares, and which values it takes."""
 
 import ast
-import math
+import os.path
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,51 +29,62 @@ class Parameter:
         """True if the value names a file or a folder."""
         return self.rule == "folder" or self.rule.startswith("file ")
 
+    def read(self, text: str) -> Any:
+        """Return what a text stands for by this rule and no other, a path whole; ValueError if it breaks the rule."""
+        if self.default is None and text == "None":
+            return None
+        value: Any = text
+        if kind := {"int": int, "float": float}.get(self.rule.split()[0]):
+            with suppress(ValueError):
+                value = kind(text)
+        self.check(value)
+        return os.path.realpath(value) if self.is_path else value
+
     def check(self, value: Any) -> None:
         """Raise a ValueError that names parameter, rule and value, if it breaks the rule."""
         if not ((value is None and self.default is None) or self._fits(value)):
-            raise ValueError(f"{self.name} must be {self.rule}, got {value!r}")
+            rule = self.rule.replace("inf)", "2**63)") if self.rule.startswith("int ") else self.rule
+            raise ValueError(f"{self.name} must be {rule}, got {value!r}")
 
     def _fits(self, value: Any) -> bool:
         if self.rule.startswith("one of "):
             return value in [choice.strip() for choice in self.rule.removeprefix("one of ").split(",")]
         if self.rule == "folder":
-            return isinstance(value, str) and Path(value).is_dir()
+            return isinstance(value, str) and os.path.isdir(value)
         if self.is_path:
-            path = Path(str(value))
-            return path.match(self.rule.removeprefix("file ")) and path.is_file()
+            named = isinstance(value, str) and os.path.isfile(value)  # False, too, for what cannot name a file
+            return named and Path(value).match(self.rule.removeprefix("file "))
         kind, _, ends = self.rule.partition(" in ")
-        numbers = int if kind == "int" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float):
             return False
         low, high = (float(end) for end in ends.strip("([])").split(","))
-        return low < value < high or (value == low and ends[0] == "[") or (value == high and ends[-1] == "]")
+        inside = low < value < high or (value == low and ends[0] == "[") or (value == high and ends[-1] == "]")
+        return inside and (isinstance(value, float) or -(2**63) <= value < 2**63)  # what generators and arrays can hold
 
 
-_RULE = r"one of [^;]+|folder|file \S+|(?:int|float) in [(\[][^;]+[)\]]"
+_NUMBER = r"-?(?:inf|\d[\d.e+-]*)"
+_RULE = rf"one of [^;]+|folder|file \S+|(?:int|float) in [(\[]{_NUMBER}, {_NUMBER}[)\]]"
 
 
 def read_parameters(cell: str) -> dict[str, Parameter]:
     """Read a parameters cell; ValueError if a line is none of a `Parameter`, or a default breaks its own rule."""
     lines, found = cell.splitlines(), {}
-    for node in ast.parse(cell).body:
+    try:
+        nodes = ast.parse(cell).body
+    except SyntaxError as error:
+        raise ValueError(f"the parameters cell must be Python, {error.msg} in {(error.text or '').strip()!r}") from None
+    for node in nodes:
         line = lines[node.lineno - 1]
         comment = re.search(rf"#\s*({_RULE});\s*(.+)$", line)
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and comment):
-            raise ValueError(f"a parameter must read 'name = literal  # rule; meaning', got {line!r}")
+        match node:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value) if comment:
+                pass
+            case _:
+                raise ValueError(f"a parameter must read 'name = literal  # rule; meaning', got {line!r}")
         try:
-            default = ast.literal_eval(node.value)
-        except ValueError:
+            default = ast.literal_eval(value)
+        except (ValueError, TypeError):
             raise ValueError(f"the default of a parameter must be a literal, got {line!r}") from None
-        parameter = Parameter(node.targets[0].id, default, comment[1].strip(), comment[2].strip())
-        parameter.check(default)
-        found[parameter.name] = parameter
+        found[name] = Parameter(name, default, comment[1].strip(), comment[2].strip())
+        found[name].check(default)
     return found
-
-
-def read_value(text: str) -> Any:
-    """Read a value from a command line: a Python literal (``3``, ``1e-2``, ``None``), else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -5,15 +5,18 @@ import ast
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache, cached_property, partial
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from textwrap import indent
 from types import SimpleNamespace
@@ -22,30 +25,35 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import psutil
 from nbformat import NotebookNode
 
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.inline import expand
-from ts_helpers.book.parameters import SCALES, Parameter, read_parameters, read_value
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest
+from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
+from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in_the_way, whole
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
+KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
+NOTEBOOK = re.compile(rb"\A---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:|- )[^\n]*\bparameters\b", re.M | re.S)
 
 
 class Job:
     """One notebook, the parameters it is to run with, and where what comes out lies: in the book or below ``out``."""
 
-    def __init__(self, name: str, parameters: dict[str, Any] | None = None, out: Path | None = None):
-        self.name, self.parameters = name, dict(parameters or {})
+    def __init__(self, name: str, given: dict[str, str] | None = None, out: Path | None = None):
+        self.name, self.given, self.parameters = name, given or {}, dict[str, Any]()
         self.source = NOTEBOOKS / f"{name}.md"
         self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
         self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")  # until it has succeeded
         self.records = out or ROOT / "_build" / "records"
+        self.record = self.records / name
+        self.checkpoints = out / ".checkpoints" if out else ROOT / "_build" / "checkpoints"
 
     @cached_property
     def notebook(self) -> NotebookNode:
         """The source as a notebook."""
-        return jupytext.read(self.source)
+        return jupytext.reads(text_of(self.source), fmt="md")
 
     @cached_property
     def declared(self) -> dict[str, Parameter]:
@@ -53,18 +61,19 @@ class Job:
         cells = [c.source for c in self.notebook.cells if "parameters" in c.metadata.get("tags", [])]
         if len(cells) != 1:
             raise ValueError(f"there must be exactly one cell tagged parameters, there are {len(cells)}")
-        return read_parameters(cells[0])
+        declared = read_parameters(cells[0])
+        if "scale" not in declared:
+            raise ValueError(f"there must be a parameter scale, there are {', '.join(declared)}")
+        return declared
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError that names what would be valid; make paths absolute, for the kernel."""
+    def read_parameters(self) -> None:
+        """Read the parameters given, each by its own rule; a ValueError names what would be valid."""
         try:
             declared = self.declared
-            for name, value in self.parameters.items():
+            for name, text in self.given.items():
                 if name not in declared:
                     raise ValueError(f"no parameter is called {name!r}; there are {', '.join(declared)}")
-                declared[name].check(value)
-                if declared[name].is_path and value:
-                    self.parameters[name] = str(Path(value).resolve())
+                self.parameters[name] = declared[name].read(text)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
@@ -78,7 +87,7 @@ class Job:
                 files = {file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")}
                 new = {file for file in files - found if file.is_file()}
                 found |= new
-                todo += [file.read_text() for file in new]
+                todo += [text_of(file) for file in new]
         except SyntaxError:  # a magic, or a mistake: let every helper count
             found = {*(ROOT / "ts_helpers").rglob("*.py")}
         return sorted(found)
@@ -89,7 +98,8 @@ class Job:
         parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
-        files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for at in own for f in (at, *sorted(at.glob("*")))]
+        data = [file for at in own for file in (at, *sorted(at.rglob("*"))) if os.path.isfile(file)]
+        files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in data]
         archived = sorted((RESULTS / self.name).parent.glob("*.paper.*"))  # a chapter may draw on its paper's others
         text = json.dumps([parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
         read = [self.source, *self.helpers, *archived]
@@ -97,18 +107,29 @@ class Job:
 
     @cached_property
     def last(self) -> dict[str, Any]:
-        """What the last successful run left of itself: inputs, outputs, scale, seconds; or nothing."""
+        """What the last successful run says of itself: inputs, record, scale, seconds; nothing if changed since."""
         try:
             notebook = nbformat.read(self.executed, as_version=4)
-        except (OSError, ValueError, nbformat.reader.NotJSONError):
+            made = dict(notebook.metadata["ts"])
+            if "outputs" in made:  # of an edition before
+                parts = [part for f in sorted(self.record.glob("*")) for part in (f.name, f)]
+                return made if made["outputs"] == digest(json.dumps(seen(notebook), sort_keys=True), *parts) else {}
+            return made if made.pop("mark") == self.mark(notebook, made) else {}
+        except Exception:  # whatever else a file of this name may hold
             return {}
-        made = dict(notebook.metadata.get("ts", {}))
-        return made | {"untouched": made.get("outputs") == self.outputs(notebook)} if made else {}
 
-    def outputs(self, notebook: NotebookNode) -> str:
-        """Return a digest of what the reader would see, and of the record's files."""
-        seen = json.dumps([(c.source, c.get("outputs")) for c in notebook.cells], sort_keys=True)
-        return digest(seen, *[part for f in sorted((self.records / self.name).glob("*")) for part in (f.name, f)])
+    def mark(self, notebook: NotebookNode, made: dict[str, Any]) -> str:
+        """Return what tells a notebook as the book made it from one changed since, or copied to another name."""
+        return digest(json.dumps([self.name, seen(notebook), made], sort_keys=True))
+
+    def blocked(self) -> list[str]:
+        """Return a line for each thing in the way: a run would replace it, and the book did not make it as it is."""
+        vars(self).pop("last", None)  # it may have been changed while this ran
+        there = [self.executed] if os.path.lexists(self.executed) and not self.last else []
+        there += filter(None, [in_the_way(self.record)])
+        return [
+            f"in the way: {path}, not as the book made it; move it, delete it, or choose an --out" for path in there
+        ]
 
     @property
     def ran(self) -> str:
@@ -119,7 +140,20 @@ class Job:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         if self.parameters.get("hours") is not None or not self.last:  # whoever asks for hours wants to train on
             return False
-        return self.last["untouched"] and self.last["inputs"] == self.fingerprint
+        return self.last.get("record") == whole(self.record) and self.last["inputs"] == self.fingerprint
+
+
+def seen(notebook: NotebookNode) -> list[Any]:
+    """Return what a reader sees of a notebook."""
+    return [(c.source, c.get("outputs")) for c in notebook.cells]
+
+
+def text_of(file: Path) -> str:
+    """Return a text; a ValueError names a file that is none."""
+    try:
+        return file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be text in UTF-8, got {error.object[error.start]:#x} at {error.start}") from None
 
 
 @cache
@@ -134,25 +168,34 @@ def imported(source: str) -> set[str]:
 
 def execute(job: Job) -> str:
     """Run one notebook in this process's own kernel; return what went wrong, or nothing: ""."""
-    start = time.perf_counter()
-    job.executed.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["TS_RECORDS"] = str(job.records)
+    start, inputs, before = time.perf_counter(), job.fingerprint, whole(job.record)
+    own = job.partial.with_name(f".{job.executed.stem}.{os.getpid()}.partial.ipynb")  # if two run it at once
+    os.environ |= {"TS_RECORDS": str(job.records), "TS_CHECKPOINTS": str(job.checkpoints), "TS_NOTEBOOK": job.name}
     # papermill shows what it sets: only what differs from the page's own cell
     changed = {name: value for name, value in job.parameters.items() if value != job.declared[name].default}
     try:
         bar = dict(desc=job.name, unit="cell", leave=False, disable=None)  # only on a terminal
-        before, tell = f"            {job.name}  ", partial(print, file=sys.stderr, flush=True)
-        log = SimpleNamespace(write=lambda s: tell(indent(s.rstrip("\n"), before, bool)), flush=sys.stderr.flush)
-        where: dict[str, Any] = dict(kernel_name="python3", cwd=job.source.parent, progress_bar=bar, stderr_file=log)
-        notebook = papermill.execute_notebook(expand(job.notebook), job.partial, parameters=changed, **where)
+        ahead, tell = f"            {job.name}  ", partial(print, file=sys.stderr, flush=True)
+        log = SimpleNamespace(write=lambda s: tell(indent(s.rstrip("\n"), ahead, bool)), flush=sys.stderr.flush)
+        where: dict[str, Any] = dict(kernel_name=KERNEL, language="python", cwd=job.source.parent, stderr_file=log)
+        path = re.sub("([{}])", r"\1\1", str(job.partial))  # papermill formats it
+        notebook = papermill.execute_notebook(expand(job.notebook), path, changed, progress_bar=bar, **where)
+        record = whole(job.record)
+        if record in ("", before) and any(re.search(r"\bChapter\(", cell.source) for cell in notebook.cells):
+            return f"it has a Chapter, and left no record in {job.record}"
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
         scale, seconds = job.parameters.get("scale", job.declared["scale"].default), time.perf_counter() - start
-        made = dict(inputs=job.fingerprint, outputs=job.outputs(notebook), scale=scale, seconds=round(seconds, 1))
-        notebook.metadata["ts"] = made
-        nbformat.write(notebook, job.partial)
-        os.replace(job.partial, job.executed)
+        made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
+        notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
+        nbformat.write(notebook, own)
+        if blocked := job.blocked():
+            return "\n".join(blocked)
+        os.replace(own, job.executed)
+        job.partial.unlink(missing_ok=True)
+        if record not in ("", before):
+            remove_checkpoints(job.record, job.checkpoints / scale / job.name)
         print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
@@ -161,58 +204,127 @@ def execute(job: Job) -> str:
         return problem + next((f"\n            in {at[1]}" for line in lines if (at := ARROW.match(line))), "")
     except Exception as error:  # a dead kernel, a full disk: the other notebooks go on
         return f"{type(error).__name__}: {error}"
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def remove_checkpoints(record: Path, folder: Path) -> None:
+    """Remove what a run that is over, notebook and record, says it has read or written, and no other's."""
+    for name in json.loads((record / "provenance.json").read_bytes()).get("checkpoints", []):
+        for file in (folder / name, *folder.glob(f".{Path(name).stem}.*.pt")):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # others' are in it, or it never was
+        folder.rmdir()
+
+
+def end() -> None:
+    """End all processes that this one has started, and theirs."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def tie() -> None:
+    """Let this worker and its kernel end with the runner, however that ends, and leave Ctrl-C to the runner."""
+
+    def stop(*_: Any) -> None:
+        end()
+        os._exit(128 + signal.SIGTERM)
+
+    def wait() -> None:
+        if runner := parent_process():
+            runner.join()
+            stop()
+
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def execute_all(jobs: list[Job], workers: int) -> int:
     """Run notebooks in processes of their own; return how many failed."""
     failed = 0
-    with tempfile.TemporaryDirectory() as profile:
-        # a reader's own IPython profile must not change the results; nor need ipykernel log
-        config = Path(profile, "profile_default", "ipython_kernel_config.py")
-        config.parent.mkdir()
-        config.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # a reader's own IPython profile and kernels must not change the results; nor need ipykernel log
+        config = "c = get_config()\nc.IPKernelApp.log_level = 50\nc.IPKernelApp.exec_PYTHONSTARTUP = False\n"
+        call = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel = json.dumps({"argv": call, "display_name": "Python 3", "language": "python"})
+        for name, text in {CONFIG: config, f"kernels/{KERNEL}/kernel.json": kernel}.items():
+            Path(profile, name).parent.mkdir(parents=True)
+            Path(profile, name).write_text(text)
+        built = next(p for p in (ROOT / "_build" / "compiled", ROOT / "_build", ROOT) if p.exists())
+        if not os.access(built, os.W_OK):
+            os.environ.setdefault("NUMBA_CACHE_DIR", profile)
         os.environ |= {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # absolute
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             # glibc gives large arrays back to the system at once, and has their pages made anew a step later
             **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30)),
-            "IPYTHONDIR": profile,
+            **dict.fromkeys(("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"), profile),
+            "JUPYTER_PATH": os.pathsep.join(filter(None, [profile, os.environ.get("JUPYTER_PATH")])),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         if any(ROOT / "ts_helpers" / "cells.py" in job.helpers for job in jobs):  # once, not in each worker
             subprocess.run([sys.executable, "-m", "ts_helpers.engine"])  # what fails here fails in a notebook by name
         # processes, not threads: papermill changes the working directory of its whole process
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            running = {pool.submit(execute, job): job for job in jobs}
-            for done in as_completed(running):
-                try:
-                    problem = done.result()
-                except BrokenProcessPool:
-                    problem = "its process was killed (out of memory?)"
-                if problem:
-                    failed += 1
-                    text = f"FAILED      {running[done].name}, {problem}\n            see {running[done].partial}"
-                    print(text, file=sys.stderr, flush=True)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=tie) as pool:
+            try:
+                running = {pool.submit(execute, job): job for job in jobs}
+                for done in as_completed(running):
+                    try:
+                        problem = done.result()
+                    except BrokenProcessPool:
+                        problem = "its process was killed (out of memory?)"
+                    if problem:
+                        failed += 1
+                        text = f"FAILED      {running[done].name}, {problem}\n            see {running[done].partial}"
+                        print(text, file=sys.stderr, flush=True)
+            except BaseException:  # Ctrl-C, SIGTERM; what waits must not begin
+                end()
+                raise
     return failed
+
+
+def sources() -> dict[str, str]:
+    """Return what is text below notebooks, by name, and why it is no notebook, or nothing: ""."""
+    found = {}
+    for file in sorted(NOTEBOOKS.rglob("*.md")):
+        name = file.relative_to(NOTEBOOKS).as_posix().removesuffix(".md")
+        if "/." not in f"/{name}" and file.is_file():
+            fits = NOTEBOOK.search(file.read_bytes())
+            found[name] = "" if fits else f"notebooks/{name}.md is no notebook: it has no parameters cell"
+    return found
 
 
 def find(names: list[str]) -> list[str]:
     """Return the names of the notebooks meant, all if none is; ValueError if one is unknown, naming those there are."""
-    files = [f.relative_to(NOTEBOOKS).with_suffix("").as_posix() for f in sorted(NOTEBOOKS.rglob("*.md"))]
-    known = [name for name in files if "/." not in f"/{name}"]
-    found = []
+    found, texts = [], sources()
+    known = [name for name, why in texts.items() if not why]
+    if not texts:
+        raise ValueError(f"no notebook lies below {NOTEBOOKS}: install ts_helpers from a checkout, by pip install -e .")
     for name in names:
         path = Path(name).resolve()
-        stem = path.relative_to(NOTEBOOKS).with_suffix("").as_posix() if path.is_relative_to(NOTEBOOKS) else name
+        stem = path.relative_to(NOTEBOOKS).as_posix() if path.is_relative_to(NOTEBOOKS) else name
+        stem = stem if stem in texts else stem.removesuffix(".md").removesuffix(".ipynb")
         if stem not in known:
-            raise ValueError(f"no notebook {name!r}; there are {', '.join(known)}")
+            raise ValueError(texts.get(stem) or f"no notebook {name!r}; there are {', '.join(known)}")
         found.append(stem)
     return list(dict.fromkeys(found)) or known
 
 
+def clean() -> None:
+    """Remove the executed notebooks that are as the book made them; name the others, which stay."""
+    for path in sorted(NOTEBOOKS.rglob("*.ipynb")):
+        name = path.relative_to(NOTEBOOKS).as_posix().removesuffix(".ipynb")
+        if re.fullmatch(r"\..*\.partial\.ipynb", path.name) or Job(name).last:
+            path.unlink()
+        elif "/." not in f"/{name}":
+            print(f"left: {path}, not as the book made it")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 if a notebook failed or is out of date, 2 if refused, 130 if interrupted."""
+    """Run the command line; return 0, or 1 if a notebook failed or is out of date, 2 if refused."""
     said = "Execute the book's notebooks; those whose inputs have not changed are skipped."
     parser = argparse.ArgumentParser(prog="python -m ts_helpers.run", description=said)
     add = parser.add_argument
@@ -225,39 +337,46 @@ def main(argv: list[str] | None = None) -> int:
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
-    parameters = {name: read_value(value) for name, value in options.given}
-    parameters |= {"scale": options.scale} if options.scale else {}
-    if options.archive and parameters.get("scale") != "paper":
-        parser.error(f"--archive needs --scale paper, got {parameters.get('scale', 'book')}")
+    given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
+    if options.archive and given.get("scale") != "paper":
+        parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
-    if options.out and options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out must be a folder, got the file {options.out}")
     try:
-        jobs = [Job(name, parameters, options.out and options.out.resolve()) for name in find(options.notebooks)]
+        jobs = [Job(name, given, options.out and options.out.resolve()) for name in find(options.notebooks)]
+        if not options.notebooks:
+            print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
-            job.check_parameters()
+            job.read_parameters()
         if options.list:
             for job in jobs:
                 lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
                 print(f"{job.name}  ({job.ran})", *lines, "", sep="\n")
             return 0
+        todo = [job for job in jobs if not job.is_current()]
     except ValueError as error:
         parser.error(str(error))
-    todo = [job for job in jobs if not job.is_current()]
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
         print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
-    if options.check:
-        return int(bool(todo))
-    try:
-        failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
-    except KeyboardInterrupt:
-        print("interrupted: what had finished stays, the rest is as it was", file=sys.stderr)
-        return 130
+    blocked = [line for job in todo for line in job.blocked()]
+    print("".join(f"{line}\n" for line in blocked), end="", file=sys.stderr)
+    if options.check or blocked:
+        return int(bool(todo)) if options.check else 2
+    for folder in {folder: None for job in todo for folder in (job.executed.parent, job.record.parent)}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            parser.error(f"--out must name a folder to write to, got {folder}: {error.strerror}")
+    failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     if options.archive and not failed:
         from ts_helpers.book.records import archive  # here: it needs xarray, which the rest starts without
 
-        for job in jobs:
-            print(f"archived    {archive(job.records / job.name).relative_to(ROOT)}")
+        try:
+            for job in jobs:
+                print(f"archived    {archive(job.record).relative_to(ROOT)}")
+        except ValueError as error:
+            print(f"cannot archive: {error}", file=sys.stderr)
+            return 1
     return int(failed > 0)
