@@ -163,6 +163,12 @@ def test_record_whose_writing_was_cut_short_is_whole_or_none_and_the_next_takes_
     else:
         with pytest.raises(ValueError, match=r"is not a record: it has no .*provenance\.json"):
             load(path)
+    if renames:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # again, sooner
+            done.clear()
+            renames = 0
+            patch.setattr(Path, "replace", cut)
+            recorder.save(results(4.0))
     xr.testing.assert_identical(load(recorder.save(results(3.0))).results, results(3.0))
     assert is_there()
     assert [p.name for p in path.parent.iterdir()] == ["leak"]

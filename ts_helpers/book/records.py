@@ -2,6 +2,8 @@
 
 import argparse
 import fcntl
+import hashlib
+import io
 import json
 import os
 import platform
@@ -90,28 +92,33 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     whole or none: one that has no provenance. ValueError: see `place`, or a label is missing.
     """
     _check_labels(results)
-    folder = place(made["notebook"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder.with_name(f".{folder.name}.{name}") for name in RECORD}
-    of_results, of_findings, of_all = parts.values()
-    with _alone(folder.parent):
+    results.to_netcdf(netcdf := io.BytesIO(), engine="h5netcdf")  # in memory: of a full disk HDF5 tells at length
+    lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
+    content = {"results.nc": netcdf.getvalue(), "claims.json": _json(lists)}
+    packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
+    content["provenance.json"] = _json(made | {"packages": packages, "sha256": digests})
+    (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
+    with _alone(parent):
+        folder = place(made["notebook"])
+        mark, *others = (folder / name for name in reversed(RECORD))
+        hidden = {name: parent / f".{folder.name}.{name}" for name in RECORD}
+        if not mark.exists():  # one that was killed has left them: what they were known by is now written over
+            for file in others:
+                file.unlink(missing_ok=True)
         try:
-            results.to_netcdf(of_results, engine="h5netcdf")
-            lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
-            _write_json(of_findings, lists)
-            packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-            digests = {name: digest(parts[name]) for name in RECORD[:2]}
-            _write_json(of_all, made | {"packages": packages, "sha256": digests})
+            for name, file in hidden.items():
+                file.write_bytes(content[name])
             folder.mkdir(exist_ok=True)
         except BaseException:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
+            for file in hidden.values():
+                file.unlink(missing_ok=True)
             raise
-        old = folder.with_name(f".{folder.name}.old.{RECORD[2]}")
+        old = parent / f".{folder.name}.old.{mark.name}"
         with suppress(FileNotFoundError):
-            (folder / RECORD[2]).replace(old)
-        for name, part in parts.items():
-            part.replace(folder / name)
+            mark.replace(old)
+        for name, file in hidden.items():
+            file.replace(folder / name)
         old.unlink(missing_ok=True)
     return folder
 
@@ -201,7 +208,7 @@ def _put(results: Path, made: dict[str, Any]) -> Path:
     nc.parent.mkdir(parents=True, exist_ok=True)
     provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
     shutil.copyfile(results, nc)
-    _write_json(provenance, made | {"sha256": {"results.nc": digest(nc)}})
+    provenance.write_bytes(_json(made | {"sha256": {"results.nc": digest(nc)}}))
     return nc
 
 
@@ -226,8 +233,8 @@ def _arms(results: xr.Dataset) -> dict[Any, xr.Dataset]:
     return {arm: results.sel(arm=[arm]) for arm in results.arm.values}
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 @contextmanager
