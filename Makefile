@@ -10,10 +10,13 @@ HTML    := _build/html
 VENDOR  := book/static/vendor/.complete
 AXE     := _build/axe/.complete
 KERNELS := _build/compiled/.complete
-BOOK     = $(shell find book notebooks results ts_helpers _config.yml _toc.yml README.md -type f \
-            -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
+BOOK    := book notebooks results ts_helpers _config.yml _toc.yml README.md
+# a reason to make $(1) anew if a file of $(2) is newer; asked of find, since make takes no blank or colon in a name
+newer    = $(if $(shell find $(2) -type f -newer $(1) -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null \
+            | head -n 1),FORCE)
+MOVED   := $(shell test ! -s .venv/.book || test "$$(cat .venv/.book)" -ef . || echo FORCE)
 
-.PHONY: help book readme test check determinism browser lint lab bench clean
+.PHONY: help book readme test check determinism browser lint lab bench stress clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -24,21 +27,22 @@ help:
 	@echo "make lint    the quick part of make test;  make determinism  all chapters twice, once a week"
 	@echo "make lab     JupyterLab on the notebooks"
 	@echo "make bench   the benchmarks  [BENCH=--quick, --record, or --beside a checkout of an older engine]"
-	@echo "make clean   remove what was built; .venv stays"
+	@echo "make stress  processes killed, disks full, hostile input: what is lost?  [STRESS=--quick or --record]"
+	@echo "make clean   remove what was built; .venv, downloads, trainings to go on with and what you made stay"
 
 # --- set-up: pins from constraints.txt, one stamp for each set of packages, each with those of the book
-.venv/.%: pyproject.toml constraints.txt tools/preflight.sh
+.venv/.%: pyproject.toml constraints.txt tools/preflight.sh $(MOVED)
 	@sh tools/preflight.sh $(PYTHON)
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing packages: $*"
 	@$(PIP) install -c constraints.txt -e '.$(patsubst [book],,[$*])'
-	@touch .venv/.book $@
+	@pwd | tee .venv/.book > $@
 
 $(VENDOR) $(AXE): tools/vendor_assets.py | .venv/.book
 	@$(BIN)/python tools/vendor_assets.py $(if $(filter $@,$(AXE)),test,book)
 
 # compiled once, before processes start that would each compile them
-$(KERNELS): .venv/.book $(wildcard ts_helpers/engine/*.py) ts_helpers/papers/matsuki2018.py
+$(KERNELS): .venv/.book $(call newer,$(KERNELS),ts_helpers/engine ts_helpers/papers/matsuki2018.py)
 	@$(BIN)/python -m ts_helpers.engine
 	@$(BIN)/python -c "from ts_helpers.papers import matsuki2018; matsuki2018.ready()"
 	@touch $@
@@ -47,13 +51,15 @@ $(KERNELS): .venv/.book $(wildcard ts_helpers/engine/*.py) ts_helpers/papers/mat
 book: $(KERNELS) $(VENDOR)
 	@$(BIN)/python -m ts_helpers.run --scale $(SCALE) --jobs $(JOBS)
 	@$(MAKE) --no-print-directory $(HTML)/.complete
-	@echo "open $(CURDIR)/$(HTML)/index.html"
+	@echo "open $$PWD/$(HTML)/index.html"
 
-$(HTML)/.complete: $(BOOK)
-	@rm -rf $(HTML)
+# in a folder beside the old pages, which make way once it is whole; "custom": else it says to open them there
+$(HTML)/.complete: $(call newer,$(HTML)/.complete,$(BOOK))
 	@$(BIN)/python -m ts_helpers.book.pages
-	@$(BIN)/jupyter-book build . --all -W -n --keep-going
-	@touch $(HTML)/.nojekyll $@
+	@rm -rf _build/new
+	@$(BIN)/jupyter-book build . --path-output _build/new --builder custom --custom-builder html --all -W -n --keep-going
+	@touch _build/new/$(HTML)/.nojekyll _build/new/$@
+	@rm -rf $(HTML) && mv _build/new/$(HTML) $(HTML) && rm -rf _build/new
 
 readme: .venv/.book
 	@$(BIN)/python -m ts_helpers.book.pages --readme
@@ -84,6 +90,12 @@ lab: .venv/.lab
 bench: .venv/.bench
 	@$(BIN)/python benchmarks/run.py $(BENCH)
 
+stress: .venv/.test $(KERNELS)
+	@$(BIN)/python benchmarks/stress $(STRESS)
+
 clean:
-	@rm -rf _build book/static/vendor
-	@find notebooks -name '*.ipynb' -delete
+	@test ! -e .venv/.book || $(BIN)/python -c "from ts_helpers.book.run import clean; clean()"
+	@rm -rf book/static/vendor $(addprefix _build/,axe benchmark.json compiled html jupyter_execute new pages smoke .doctrees)
+	@for name in results.nc claims.json provenance.json; do \
+	    find _build/records -type f \( -name $$name -o -name ".*.$$name" \) -delete 2>/dev/null; done; \
+	    find _build -type d -empty -delete 2>/dev/null; true

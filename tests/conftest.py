@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ts_helpers.book.run import find
+from ts_helpers.book import pages
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "matsuki2018/gradient-of-tau"  # quick, with a claim, figures and a slider: the one chapter of `make test`
@@ -20,7 +20,7 @@ ELSEWHERE = ["ref.ref", "ref.term", "myst.xref_missing"]  # the canary's site la
 
 def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a module in a copy of the project, whose own ts_helpers is the one imported."""
-    env = {k: v for k, v in os.environ.items() if k != "TS_RECORDS"} | {"PYTHONPATH": str(root)} | environment
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TS_")} | {"PYTHONPATH": str(root)} | environment
     return subprocess.run([sys.executable, "-m", module, *words], cwd=root, env=env, capture_output=True, text=True)
 
 
@@ -44,7 +44,7 @@ def one_at_a_time(folder: Path):
 def chapters(request) -> list[str]:
     """The chapters that this session's tests are about: all, or the canary alone."""
     of_book = [item for item in request.session.items if item.get_closest_marker("book")]
-    return [CANARY] if all(item.get_closest_marker("canary") for item in of_book) else find([])
+    return [CANARY] if all(item.get_closest_marker("canary") for item in of_book) else pages.chapters()
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +88,10 @@ def build(root: Path, runs: Path, chapters: list[str]) -> None:
         config["sphinx"]["config"]["suppress_warnings"] = ELSEWHERE
         (root / "_config.yml").write_text(yaml.safe_dump(config))
         strict.remove("-n")
+    for name in ("README.md", "untitled.md", "my notes: [1].md", "mine.ipynb", CANARY.partition("/")[0] + "/.DS_Store"):
+        for folder in ("notebooks", "results", "_build/records"):  # a reader's own: the pages are built all the same
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / folder / name).write_text("# Mine\n")
     made = run(root, "ts_helpers.book.pages")
     assert made.returncode == 0, made.stderr
     book = Path(sys.executable).with_name("jupyter-book")

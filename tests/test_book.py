@@ -18,11 +18,13 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from ts_helpers.book.claims import read_claims
-from ts_helpers.book.records import FILES, load
-from ts_helpers.book.run import Job, find
+from ts_helpers.book.pages import chapters
+from ts_helpers.book.paths import RECORD
+from ts_helpers.book.records import load
+from ts_helpers.book.run import Job
 
 pytestmark = pytest.mark.book
-CHAPTERS = find([])
+CHAPTERS = chapters()
 QUICK = [CANARY, "quax2020/hierarchy", "tallec2018/adding"]  # an online learner, the engine, a stack of networks
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
@@ -64,7 +66,7 @@ def test_same_seed_gives_the_same_records_bit_for_bit_and_another_seed_does_not(
         execute(names, tmp_path / str(seed), seed)
     for name in names:
         first, again, other = (folder / name for folder in (runs, tmp_path / "0", tmp_path / "1"))
-        for file in FILES[:2]:
+        for file in RECORD[:2]:
             assert (first / file).read_bytes() == (again / file).read_bytes(), name
         assert (first / "results.nc").read_bytes() != (other / "results.nc").read_bytes(), name
 

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 import re
 
 import pytest
@@ -138,6 +139,29 @@ def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_record
         assert re.findall(r"^\| (C\d)", made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
     assert "usual geometric" not in made["A2"]  # why the criterion is what it is, is said on the page of verdicts
     assert "usual geometric" in pages.verdicts(CLAIMS, {})
+
+
+def test_pages_are_of_the_chapters_that_the_toc_lists_whatever_else_lies_beside_them(tmp_path, monkeypatch):
+    (tmp_path / "_toc.yml").write_text("root: book/intro\nchapters:\n- file: notebooks/a/b.ipynb\n- file: book/c\n")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "mine.md").touch()
+    (tmp_path / "notebooks" / "mine.ipynb").write_text("null")
+    monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path / "notebooks")
+    assert "| mine | not run yet |  |" in pages.times(["mine"])
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    assert pages.chapters() == ["a/b"]
+    monkeypatch.setenv("TS_RECORDS", str(tmp_path))
+    (tmp_path / CHAPTER).mkdir(parents=True)
+    (tmp_path / CHAPTER / "plot.png").touch()
+    assert pages.records(CLAIMS) == {}  # a folder of one's own is no record
+
+
+def test_stress_is_a_table_of_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert pages.stress() == "Not recorded yet.\n"
+    row = {"what": "kill -9", "tried": 300, "bad": 0, "of": "lost"}
+    (tmp_path / "stress.json").write_text(json.dumps({"commit": None, "rows": [row]}))
+    assert "| kill -9 | 300 | lost: 0 |\n\nAt commit unknown.\n" in pages.stress()
 
 
 def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):

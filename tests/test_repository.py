@@ -1,25 +1,125 @@
 import re
+import shutil
 import subprocess
+import sys
 from itertools import pairwise
 
+import jupytext
+import nbformat
 import pytest
-import yaml
 from conftest import ROOT
+from jupytext.config import find_jupytext_configuration_file, load_jupytext_config
 
-from ts_helpers.book.run import find
+from ts_helpers.book.pages import chapters
+
+STRAYS = ["README.md", "untitled.md", "my notes [1].md", "a: b.md", "100% $x #1.ipynb", ".DS_Store"]
+FAKES = {
+    "python": "exit 0",
+    "jupyter-book": """out=.
+while [ $# -gt 0 ]; do if [ "$1" = --path-output ]; then out=$2; fi; shift; done
+mkdir -p "$out/_build/html" && echo new > "$out/_build/html/index.html" && test ! -e broken""",
+}
+
+
+def files_in_git(pattern):
+    return subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+
+def make(root, target="_build/html/.complete"):
+    return subprocess.run(["make", target], cwd=root, capture_output=True, text=True)
+
+
+@pytest.fixture
+def checkout(tmp_path, request):
+    """A checkout, called as the test says, whose pages are built by a fake; those of before are there."""
+    root = tmp_path / getattr(request, "param", "checkout")
+    for name in ("notebooks/doe2020", "results/doe2020", "ts_helpers/engine", "_build/html", ".venv/bin"):
+        (root / name).mkdir(parents=True)
+    for name, text in FAKES.items():
+        (root / ".venv" / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (root / ".venv" / "bin" / name).chmod(0o755)
+    shutil.copytree(ROOT / "tools", root / "tools")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root)
+    (root / "_build" / "html" / "index.html").write_text("old\n")
+    return root
 
 
 def test_toc_lists_every_chapter():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    chapters = [f"notebooks/{name}.ipynb" for name in find([])]
-    assert sorted(f for f in files if f.startswith("notebooks/")) == chapters
-    assert len(chapters) >= 2
+    assert sorted(f"notebooks/{name}.md" for name in chapters()) == files_in_git("notebooks/*.md")
 
 
 def test_no_executed_notebook_is_in_git():
-    listed = subprocess.run(["git", "ls-files", "*.ipynb"], cwd=ROOT, capture_output=True, text=True)
-    assert listed.stdout == ""
+    assert files_in_git("*.ipynb") == []
+
+
+def test_chapter_saved_in_jupyterlab_is_the_same_chapter_with_its_front_matter():
+    for source in [ROOT / "notebooks" / f"{name}.md" for name in chapters()]:
+        config, text = load_jupytext_config(source), source.read_text()
+        opened = jupytext.reads(text, "md", config=config)
+        saved = jupytext.writes(nbformat.reads(nbformat.writes(opened), as_version=4), "md", config=config)
+        again = jupytext.reads(saved, "md", config=config)
+        assert again.metadata == opened.metadata
+        assert again.metadata.myst.html_meta.description
+        assert [c | {"id": ""} for c in again.cells] == [c | {"id": ""} for c in opened.cells]
+    assert find_jupytext_configuration_file(source) == str(ROOT / "notebooks" / "jupytext.toml")  # below Lab's root
+
+
+def test_pages_of_before_stay_until_the_new_ones_are_whole(checkout):
+    page = checkout / "_build" / "html" / "index.html"
+    (checkout / "broken").touch()
+    assert make(checkout).returncode == 2
+    assert page.read_text() == "old\n"
+    (checkout / "broken").unlink()
+    assert make(checkout).returncode == 0
+    assert page.read_text() == "new\n"
+    assert not (checkout / "_build" / "new").exists()
+
+
+@pytest.mark.parametrize("checkout", ["plain", "Bücher 100% #1 'b' (c) [d]*"], indirect=True)
+def test_no_name_of_a_file_or_of_the_checkout_stops_make_and_pages_are_built_when_any_is_newer(checkout):
+    for folder in ("notebooks", "notebooks/doe2020", "results", "ts_helpers/engine"):
+        for name in STRAYS:
+            (checkout / folder / name).touch()
+    page = checkout / "_build" / "html" / "index.html"
+    for newer in (None, checkout / "results" / "doe2020" / "a b.nc"):
+        if newer:
+            newer.touch()
+        assert make(checkout).returncode == 0
+        assert page.read_text() == "new\n"
+        page.write_text("still\n")
+        assert make(checkout).returncode == 0
+        assert page.read_text() == "still\n"
+
+
+def test_clean_removes_what_was_built_and_nothing_else(checkout):
+    shutil.copytree(ROOT / "ts_helpers", checkout / "ts_helpers", dirs_exist_ok=True)
+    (checkout / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    record = "_build/records/doe2020/leak"
+    built = [
+        f"{record}/results.nc",
+        "_build/records/doe2020/.leak.claims.json",
+        "_build/html/index.html",
+        "_build/smoke/a.ipynb",
+        "book/static/vendor/a.js",
+    ]
+    own = [f"{record}/plot.png", "notebooks/Untitled.ipynb", "notebooks/doe2020/mine.md", "_build/notes.txt"]
+    kept = ["_build/checkpoints/book/doe2020/leak/a.pt", "_build/data/text8.zip", ".venv/.book"]
+    for name in (*built, *own, *kept):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    assert make(checkout, "clean").returncode == 0
+    assert [name for name in (*built, *own, *kept) if (checkout / name).exists()] == [*own, *kept]
+
+
+def test_moved_checkout_is_told_that_its_venv_is_of_another_place_before_anything_is_removed(checkout):
+    stamp = checkout / ".venv" / ".book"
+    for place, status in ((checkout, 0), (checkout.parent, 2)):
+        stamp.write_text(f"{place}\n")
+        done = make(checkout, ".venv/.book")
+        assert done.returncode == status
+    assert f"was moved or copied from {checkout.parent}" in done.stderr
+    assert (checkout / "_build" / "html" / "index.html").exists()
 
 
 def test_glossary_points_from_every_word_to_where_it_is_explained():
@@ -56,9 +156,14 @@ def test_constraints_pin_every_dependency_exactly():
         assert re.search(rf"^{name.lower().replace('_', '-')}==\d", pins, re.M), name
 
 
-@pytest.mark.parametrize(("python", "message"), [("nosuchpython", "no 'nosuchpython' here"), ("false", "is needed")])
-def test_missing_prerequisite_is_one_clear_line(python, message):
-    done = subprocess.run(["sh", "tools/preflight.sh", python], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(("python", "folder", "message"), [
+    ("nosuchpython", "plain", "no 'nosuchpython' here"), ("false", "plain", "is needed"),
+    *(("python3", f"a {sign} b", f"{sign} b' has one of") for sign in ':{}"`$\\'),
+])  # fmt: skip
+def test_missing_prerequisite_is_one_clear_line(tmp_path, python, folder, message):
+    (tmp_path / folder).mkdir()
+    words = ["sh", ROOT / "tools" / "preflight.sh", python]
+    done = subprocess.run(words, cwd=tmp_path / folder, capture_output=True, text=True)
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -53,6 +53,11 @@ REPAIRS = (
 )  # fmt: skip
 
 
+def _only_listed(app, config):
+    """Take the pages of ``_toc.yml`` alone, whatever else lies about, and under whatever name."""
+    config.include_patterns = [f if f.endswith(".ipynb") else f"{f}.md" for f in config.external_site_map]
+
+
 def _link_targets(app, doctree):
     """Let Markdown link to the ids of raw HTML too: [B3a](verdicts.md#B3a), a row of a table."""
     slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
@@ -123,6 +128,7 @@ def _describe(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Connect the repairs."""
+    app.connect("config-inited", _only_listed, priority=901)  # after the one that reads _toc.yml
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("html-page-context", _link_to_text, priority=901)
     app.connect("html-page-context", _describe, priority=902)

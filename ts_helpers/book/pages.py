@@ -4,15 +4,16 @@
 """
 
 import argparse
+import json
 import re
 import sys
 from typing import get_args
 
 from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, Finding, Verdict, read_claims, table
-from ts_helpers.book.paths import ROOT, record_folder
+from ts_helpers.book.paths import RESULTS, ROOT, record_folder
 from ts_helpers.book.records import Record, load
-from ts_helpers.book.run import Job, find
+from ts_helpers.book.run import Job
 
 PAGES = ROOT / "_build" / "pages"
 PAPERS = {
@@ -29,10 +30,16 @@ README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 
 
+def chapters() -> list[str]:
+    """Return the names of the book's notebooks, those that ``_toc.yml`` lists; others may lie beside them."""
+    return re.findall(r"""file: ["']?notebooks/(.+)\.ipynb""", (ROOT / "_toc.yml").read_text())
+
+
 def records(claims: dict[str, Claim]) -> dict[str, Record]:
     """Return the record of every chapter that has claims and was run."""
     chapters = dict.fromkeys(claim.chapter for claim in claims.values())
-    return {chapter: load(record_folder(chapter)) for chapter in chapters if record_folder(chapter).is_dir()}
+    folders = {chapter: record_folder(chapter) for chapter in chapters}
+    return {chapter: load(at) for chapter, at in folders.items() if (at / "provenance.json").is_file()}
 
 
 def by_paper(claims: dict[str, Claim]) -> dict[str, list[Claim]]:
@@ -130,6 +137,15 @@ def times(names: list[str]) -> str:
     return table(["notebook", "scale", "seconds"], rows)
 
 
+def stress() -> str:
+    """Return what was done to the book on purpose, how often, and how often it was not up to it."""
+    if not (path := RESULTS / "stress.json").exists():
+        return "Not recorded yet.\n"
+    made = json.loads(path.read_text())
+    rows = [[row["what"], str(row["tried"]), f"{row['of']}: {row['bad']}"] for row in made["rows"]]
+    return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {made['commit'] or 'unknown'}.\n"
+
+
 def said(claim: Claim) -> list[str]:
     """Return the verdicts a chapter's prose was written for, of one claim; there should be one."""
     return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
@@ -176,13 +192,14 @@ def main() -> int:
     """Write the pages, or the README's table; return 1 if that cannot be done, or prose contradicts the records."""
     parser = argparse.ArgumentParser(description="Write the pages that are made from the records of the last runs.")
     parser.add_argument("--readme", action="store_true", help="write the README's table of verdicts instead")
-    claims, names, text = read_claims(), find([]), README.read_text()
+    claims, names, text = read_claims(), chapters(), README.read_text()
     try:
         found = records(claims)
         if parser.parse_args().readme:
             README.write_text(readme(text, claims, found))
             return 0
         made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
+        made["stress.md"] = stress()
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)
