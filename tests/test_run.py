@@ -264,6 +264,7 @@ def test_what_the_book_made_makes_way_with_its_record_or_without_and_of_the_edit
     old = {"inputs": "", "outputs": run.digest(json.dumps(run.seen(made), sort_keys=True), *parts)}
     made.metadata["ts"] = old | {"scale": "book", "seconds": 1.0}
     nbformat.write(made, path)
+    (project / "results/doe2020/own.paper.folder").mkdir(parents=True)
     assert run.Job("doe2020/leak").blocked() == []
     assert run.main([]) == 0
     shutil.rmtree(project / "_build")
@@ -272,6 +273,8 @@ def test_what_the_book_made_makes_way_with_its_record_or_without_and_of_the_edit
     made.cells[0].source = "A reader's own."
     nbformat.write(made, path)
     assert run.main([]) == 2
+    assert run.main(["--list"]) == 0
+    assert "doe2020/leak  (not as the book made it)" in capsys.readouterr().out
 
 
 def test_notebook_that_a_reader_saves_while_it_runs_stays(project, capsys):

@@ -1,8 +1,11 @@
 """Where files lie, what the book made of them, and the one digest; nothing that is slow to import."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +40,18 @@ def digest(*parts: str | Path) -> str:
     """Return the SHA-256 of a text or of a file's bytes; of several, that of their digests."""
     each = [hashlib.sha256(p.read_bytes() if isinstance(p, Path) else p.encode()).hexdigest() for p in parts]
     return each[0] if len(each) == 1 else digest(" ".join(each))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time do this to a folder, where its file system can lock."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def whole(record: Path) -> str:

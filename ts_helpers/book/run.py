@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
@@ -31,9 +31,10 @@ from nbformat import NotebookNode
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in_the_way, whole
+from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, alone, digest, in_the_way, whole
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
+BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
 NOTEBOOK = re.compile(rb"\A---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:|- )[^\n]*\bparameters\b", re.M | re.S)
 
@@ -100,9 +101,9 @@ class Job:
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
         data = [file for at in own for file in (at, *sorted(at.rglob("*"))) if os.path.isfile(file)]
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in data]
-        archived = sorted((RESULTS / self.name).parent.glob("*.paper.*"))  # a chapter may draw on its paper's others
+        others = (RESULTS / self.name).parent.glob("*.paper.*")  # a chapter may draw on its paper's
         text = json.dumps([parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
-        read = [self.source, *self.helpers, *archived]
+        read = [self.source, *self.helpers, *sorted(filter(Path.is_file, others))]
         return digest(text, *[part for path in read for part in (path.relative_to(ROOT).as_posix(), path)])
 
     @cached_property
@@ -122,19 +123,24 @@ class Job:
         """Return what tells a notebook as the book made it from one changed since, or copied to another name."""
         return digest(json.dumps([self.name, seen(notebook), made], sort_keys=True))
 
-    def blocked(self) -> list[str]:
-        """Return a line for each thing in the way: a run would replace it, and the book did not make it as it is."""
-        vars(self).pop("last", None)  # it may have been changed while this ran
-        there = [self.executed] if os.path.lexists(self.executed) and not self.last else []
-        there += filter(None, [in_the_way(self.record)])
-        return [
-            f"in the way: {path}, not as the book made it; move it, delete it, or choose an --out" for path in there
-        ]
+    @property
+    def is_foreign(self) -> bool:
+        """True if the executed notebook that is there now is not as the book made it."""
+        vars(self).pop("last", None)
+        return os.path.lexists(self.executed) and not self.last
+
+    def blocked(self) -> list[Path]:
+        """Return what is in the way: a run would replace it, and it is not as the book made it."""
+        with alone(self.record.parent) if self.record.parent.is_dir() else nullcontext():
+            record = in_the_way(self.record)
+        return [self.executed] * self.is_foreign + ([record] if record else [])
 
     @property
     def ran(self) -> str:
         """How long the last run took, and at which scale."""
-        return "last run {seconds:g} s at scale {scale}".format(**self.last) if self.last else "not run yet"
+        if self.last:
+            return "last run {seconds:g} s at scale {scale}".format(**self.last)
+        return "not as the book made it" if os.path.lexists(self.executed) else "not run yet"
 
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
@@ -180,7 +186,8 @@ def execute(job: Job) -> str:
         where: dict[str, Any] = dict(kernel_name=KERNEL, language="python", cwd=job.source.parent, stderr_file=log)
         path = re.sub("([{}])", r"\1\1", str(job.partial))  # papermill formats it
         notebook = papermill.execute_notebook(expand(job.notebook), path, changed, progress_bar=bar, **where)
-        record = whole(job.record)
+        with alone(job.record.parent):
+            record = whole(job.record)
         if record in ("", before) and any(re.search(r"\bChapter\(", cell.source) for cell in notebook.cells):
             return f"it has a Chapter, and left no record in {job.record}"
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
@@ -190,8 +197,8 @@ def execute(job: Job) -> str:
         made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
         notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
         nbformat.write(notebook, own)
-        if blocked := job.blocked():
-            return "\n".join(blocked)
+        if job.is_foreign:  # changed while this ran
+            return BLOCKED.format(job.executed)
         os.replace(own, job.executed)
         job.partial.unlink(missing_ok=True)
         if record not in ("", before):
@@ -304,7 +311,7 @@ def find(names: list[str]) -> list[str]:
     if not texts:
         raise ValueError(f"no notebook lies below {NOTEBOOKS}: install ts_helpers from a checkout, by pip install -e .")
     for name in names:
-        path = Path(name).resolve()
+        path = Path(os.path.realpath(name))
         stem = path.relative_to(NOTEBOOKS).as_posix() if path.is_relative_to(NOTEBOOKS) else name
         stem = stem if stem in texts else stem.removesuffix(".md").removesuffix(".ipynb")
         if stem not in known:
@@ -343,7 +350,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     try:
-        jobs = [Job(name, given, options.out and options.out.resolve()) for name in find(options.notebooks)]
+        jobs = [
+            Job(name, given, options.out and Path(os.path.realpath(options.out))) for name in find(options.notebooks)
+        ]
         if not options.notebooks:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
@@ -359,8 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
         print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
-    blocked = [line for job in todo for line in job.blocked()]
-    print("".join(f"{line}\n" for line in blocked), end="", file=sys.stderr)
+    blocked = [path for job in todo for path in job.blocked()]
+    print("".join(BLOCKED.format(path) + "\n" for path in blocked), end="", file=sys.stderr)
     if options.check or blocked:
         return int(bool(todo)) if options.check else 2
     for folder in {folder: None for job in todo for folder in (job.executed.parent, job.record.parent)}:
