@@ -111,7 +111,7 @@ def project(once, tmp_path, monkeypatch) -> Path:
     return root
 
 
-UNFIT = ["/dev/null", "/dev/null/below", "/proc/nosuch"]
+UNFIT = ["/dev/null", "/dev/null/below", "/proc/nosuch", "/" + "a" * 300]
 
 
 @pytest.mark.parametrize(

@@ -368,16 +368,17 @@ def main(argv: list[str] | None = None) -> int:
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
         print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
-    blocked = [path for job in todo for path in job.blocked()]
-    print("".join(BLOCKED.format(path) + "\n" for path in blocked), end="", file=sys.stderr)
-    if options.check or blocked:
-        return int(bool(todo)) if options.check else 2
-    for folder in {folder: None for job in todo for folder in (job.executed.parent, job.record.parent)}:
-        try:
+    folder = options.out
+    try:
+        blocked = [path for job in todo for path in job.blocked()]
+        print("".join(BLOCKED.format(path) + "\n" for path in blocked), end="", file=sys.stderr)
+        if options.check or blocked:
+            return int(bool(todo)) if options.check else 2
+        for folder in dict.fromkeys(folder for job in todo for folder in (job.executed.parent, job.record.parent)):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            parser.error(f"--out must name a folder to write to, got {folder}: {error.strerror}")
+    except OSError as error:
+        parser.error(f"--out must name a folder to write to, got {folder}: {error.strerror}")
     failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     if options.archive and not failed:
         from ts_helpers.book.records import archive  # here: it needs xarray, which the rest starts without
