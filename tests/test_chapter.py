@@ -63,6 +63,9 @@ def test_settings_are_those_of_the_scale_unless_a_parameter_is_given(told):
         chapter("huge")
     with pytest.raises(ValueError, match=r"n must have a value for each of smoke, book, paper, got \(1, 2\)"):
         chapter(n=(1, 2))
+    for value in (np.ones(2), float("inf"), {1}):
+        with pytest.raises(ValueError, match="rate must be what JSON can hold, got "):
+            Chapter("doe2020/leak", dict(scale="book", seed=3, device="cpu"), rate=value)
 
 
 def test_device_is_the_one_asked_for_or_refused(told, monkeypatch):
@@ -191,6 +194,7 @@ def test_record_names_the_data_that_parameters_name_and_their_digests(told, tmp_
 @pytest.mark.parametrize(
     ("case", "known", "dirty"),
     [
+        ("by hand", True, None),
         ("as committed", True, False),
         ("changed", True, True),
         ("new notebook", True, True),
@@ -214,6 +218,8 @@ def test_record_names_a_commit_only_if_it_is_the_books(told, tmp_path, monkeypat
     if case in written:
         (root / written[case]).write_text("new")
     monkeypatch.setattr(module.records, "ROOT", root)
+    if case != "by hand":
+        monkeypatch.setenv("TS_NOTEBOOK", "doe2020/leak")
     if case == "no git":
         monkeypatch.setenv("PATH", "")
     chapter().save(results(3, 3))

@@ -61,6 +61,10 @@ class Chapter:
         for key, each in settings.items():
             if isinstance(each, tuple) and len(each) != len(SCALES):
                 raise ValueError(f"{key} must have a value for each of {', '.join(SCALES)}, got {each}")
+            try:  # now, not when hours of training are to be saved
+                records.as_json(each)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{key} must be what JSON can hold, got {each!r}: {error}") from None
         own = {k: each[SCALES.index(self.scale)] if isinstance(each, tuple) else each for k, each in settings.items()}
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})

@@ -71,10 +71,12 @@ def place(notebook: str) -> Path:
 
 
 def code(notebook: str) -> dict[str, Any]:
-    """Return the commit of the project, and whether code or notebook differ from it; None: git cannot tell."""
+    """Return the commit of the project, and whether code or notebook differ from it; None: nobody can tell."""
     own = "ls-files", "--others", "ts_helpers/*.py", f":(literal)notebooks/{notebook}.md"
     changed = [_git("status", "--porcelain", "-uno"), _git(*own)]
-    return dict(commit=_git("rev-parse", "--verify", "HEAD"), dirty=None if None in changed else any(changed))
+    by_hand = "TS_NOTEBOOK" not in os.environ  # then cells may be edited, and not yet saved
+    dirty = None if None in changed else any(changed) or (None if by_hand else False)
+    return dict(commit=_git("rev-parse", "--verify", "HEAD"), dirty=dirty)
 
 
 def data(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -94,10 +96,10 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     _check_labels(results)
     results.to_netcdf(netcdf := io.BytesIO(), engine="h5netcdf")  # in memory: of a full disk HDF5 tells at length
     lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
-    content = {"results.nc": netcdf.getvalue(), "claims.json": _json(lists)}
+    content = {"results.nc": netcdf.getvalue(), "claims.json": as_json(lists)}
     packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    content["provenance.json"] = _json(made | {"packages": packages, "sha256": digests})
+    content["provenance.json"] = as_json(made | {"packages": packages, "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
     with _alone(parent):
         folder = place(made["notebook"])
@@ -208,7 +210,7 @@ def _put(results: Path, made: dict[str, Any]) -> Path:
     nc.parent.mkdir(parents=True, exist_ok=True)
     provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
     shutil.copyfile(results, nc)
-    provenance.write_bytes(_json(made | {"sha256": {"results.nc": digest(nc)}}))
+    provenance.write_bytes(as_json(made | {"sha256": {"results.nc": digest(nc)}}))
     return nc
 
 
@@ -233,7 +235,8 @@ def _arms(results: xr.Dataset) -> dict[Any, xr.Dataset]:
     return {arm: results.sel(arm=[arm]) for arm in results.arm.values}
 
 
-def _json(content: Any) -> bytes:
+def as_json(content: Any) -> bytes:
+    """Return a content as it stands in a record; TypeError or ValueError if JSON has no word for it."""
     return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
