@@ -8,7 +8,12 @@ import oscillator
 import pytest
 import run
 import ways
+import xarray as xr
+from nbformat import v4
+from stress import kills
 from workloads import WORKLOADS
+
+from ts_helpers.book import records
 
 TINY = {name: replace(work, networks=2, units=6, steps=10, batch=2) for name, work in WORKLOADS.items()}
 
@@ -104,3 +109,61 @@ def test_what_is_written_is_plain_json_of_every_way_and_repetition_like_the_reco
     assert set(recorded["memory"]) == set(WORKLOADS)
     assert recorded["goals"] == run.GOALS
     assert [recorded["compile"][f"one network, {name}"]["functions"] for name in WORKLOADS] == [0] * len(WORKLOADS)
+
+
+@pytest.fixture
+def left(tmp_path, monkeypatch):
+    """What an undisturbed run of seed 0 leaves, as the stress finds it, with a reader's own file beside."""
+    case = kills.Case(tmp_path, {}, tmp_path / "out")
+    monkeypatch.setenv("TS_RECORDS", str(case.out))
+    for seed in (0, 1):
+        made = dict(notebook=kills.NAME, scale="smoke", seed=seed, device="cpu", start="", parameters={}, settings={})
+        results = xr.Dataset({"loss": ("run", [seed], {"long_name": "loss", "units": "1"})})
+        records.save(made | dict(threads=1, seconds=1.0, commit=None, dirty=None), results, [], [])
+        output = v4.new_output("stream", text=f"seed {seed}")
+        case.executed.write_text(v4.writes(v4.new_notebook(cells=[v4.new_code_cell(outputs=[output])])))
+        case.right[seed] = {name: (case.record / name).read_bytes() for name in kills.RECORD[:2]} | {
+            "shown": case.shown()
+        }
+    (case.record / kills.NOTES).write_text("mine")
+    return case
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "found"),
+    [
+        ("training/results.nc", b"HDF", b"", "the record is not whole"),
+        ("training/provenance.json", b'"seed": 1', b'"seed": 0', "the record is another's"),
+        ("training/provenance.json", b"{", b"", "the record is not whole"),
+        ("training.ipynb", b"{", b"", "the executed notebook is not whole"),
+        ("training.ipynb", b"seed 1", b"seed 2", "the executed notebook shows ['seed 2']"),
+        ("training/notes.txt", None, None, "a file of the reader's own is gone"),
+        ("training/.checkpoint.damaged", b"", b"", "damaged: .checkpoint.damaged"),
+    ],
+)
+def test_stress_sees_what_is_half_written_another_s_or_gone(left, name, old, new, found):
+    assert left.look() == left.look(1) == []
+    assert len(left.look(0)) == 2  # neither the record nor the notebook is that of seed 0
+    file = left.record.parent / name
+    content = file.read_bytes() if file.exists() else b""
+    file.unlink(missing_ok=True)
+    if new is not None:
+        file.write_bytes(content.replace(old, new, 1))
+    (wrong,) = left.look()
+    assert wrong.startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("steps", "behind"),
+    [
+        ("a 0 1 9|a 0 2 18|b 0 2 27", []),  # a step of nine seconds was taken again
+        ("a 0 1 9|a 0 2 18|b 0 2 20|c 0 3 30", []),
+        ("a 0 0 0|a 0 1 9|a 0 2 19|b 0 0 20", ["seed 0: 2 steps were taken, then it began at 0, 19.0 s behind"]),
+        ("a 0 4 0|b 0 0 20", ["seed 0: 4 steps were taken, then it began at 0, inf s behind"]),
+        ("a 0 0 0|a 0 1 90|o 0 -1 0|b 0 0 99", []),  # it was over
+        ("a 0 0 0|a 0 1 90|b 1 0 99", []),  # another seed
+    ],
+)
+def test_stress_tells_how_much_training_a_kill_has_cost(steps, behind):
+    looked_at = "a 0 0 0|b 0 0 0|c 0 0 0|"  # the first batch of each process
+    assert kills.lost((looked_at + steps).replace("|", "\n"), interval=10) == behind
