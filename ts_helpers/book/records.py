@@ -1,7 +1,6 @@
 """Results that carry how they were made: folders of records, and the archive below ``results/``; nothing is judged."""
 
 import argparse
-import fcntl
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured, Verdict
-from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, record_folder
+from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, alone, archive_files, digest, in_the_way, record_folder
 
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
 MADE = {
@@ -101,7 +100,7 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
     content["provenance.json"] = as_json(made | {"packages": packages, "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
-    with _alone(parent):
+    with alone(parent):
         folder = place(made["notebook"])
         mark, *others = (folder / name for name in reversed(RECORD))
         hidden = {name: parent / f".{folder.name}.{name}" for name in RECORD}
@@ -291,18 +290,6 @@ def _check_labels(results: xr.Dataset) -> None:
     for name, variable in results.variables.items():
         if "long_name" not in variable.attrs or ("units" not in variable.attrs and variable.dtype.kind in "fi"):
             raise ValueError(f"every variable needs long_name, and every number units, got {name!r} without")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time do this to a folder, where its file system can lock."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _git(*words: str) -> str | None:
