@@ -311,6 +311,14 @@ def test_chapter_that_leaves_no_record_has_failed(project, capsys):
     assert f"it has a Chapter, and left no record in {project}/_build/records/doe2020/lost" in capsys.readouterr().err
 
 
+def test_record_that_another_run_has_put_there_meanwhile_is_not_taken_for_its_own(project):
+    """Of two at once."""
+    theirs = "digests, 'parameters': {'tau': 7.0}"
+    add(project, "other", LEAK.replace("digests,", f"{theirs},"))
+    assert run.main(["doe2020/other"]) == 0
+    assert run.main(["--check", "doe2020/other"]) == 1
+
+
 def test_other_parameters_run_it_anew_and_out_keeps_that_run_apart(project, capsys):
     (project / "2018/more").mkdir(parents=True)
     words = ["doe2020/leak", "-p", "tau", "9", "-p", "mine", "2018", "--out", "runs/nine"]

@@ -188,12 +188,17 @@ def execute(job: Job) -> str:
         notebook = papermill.execute_notebook(expand(job.notebook), path, changed, progress_bar=bar, **where)
         with alone(job.record.parent):
             record = whole(job.record)
+            told = json.loads((job.record / "provenance.json").read_bytes()) if record else {}
         if record in ("", before) and any(re.search(r"\bChapter\(", cell.source) for cell in notebook.cells):
             return f"it has a Chapter, and left no record in {job.record}"
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
         scale, seconds = job.parameters.get("scale", job.declared["scale"].default), time.perf_counter() - start
+        of = {name: told[name] for name in ("scale", "seed") if name in told} | told.get("parameters", {})
+        wanted = {name: parameter.default for name, parameter in job.declared.items()} | job.parameters
+        if any(of.get(name, value) != value for name, value in wanted.items()):
+            record = ""  # another run's, at the same time: whoever comes next runs it again
         made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
         notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
         nbformat.write(notebook, own)
@@ -201,8 +206,8 @@ def execute(job: Job) -> str:
             return BLOCKED.format(job.executed)
         os.replace(own, job.executed)
         job.partial.unlink(missing_ok=True)
-        if record not in ("", before):
-            remove_checkpoints(job.record, job.checkpoints / scale / job.name)
+        if record:
+            remove_checkpoints(told, job.checkpoints / scale / job.name)
         print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
@@ -215,10 +220,10 @@ def execute(job: Job) -> str:
         own.unlink(missing_ok=True)
 
 
-def remove_checkpoints(record: Path, folder: Path) -> None:
+def remove_checkpoints(told: dict[str, Any], folder: Path) -> None:
     """Remove what a run that is over, notebook and record, says it has read or written, and no other's."""
-    for name in json.loads((record / "provenance.json").read_bytes()).get("checkpoints", []):
-        for file in (folder / name, *folder.glob(f".{Path(name).stem}.*.pt")):
+    for own in (folder / name for name in told.get("checkpoints", [])):
+        for file in (own, *own.parent.glob(f".{own.stem}.*.pt")):
             file.unlink(missing_ok=True)
     with suppress(OSError):  # others' are in it, or it never was
         folder.rmdir()
