@@ -164,9 +164,9 @@ def test_damaged_compression_is_refused_by_name(content, tmp_path):
 def test_missing_file_and_sources_that_are_none_are_refused(tmp_path):
     (write(tmp_path) / LABELS).unlink()
     for source, folder, message in [
-        ("folder", tmp_path, rf"{tmp_path} must hold a file {LABELS} or {LABELS}\.gz, got neither"),
-        ("fashion", "nosuch/folder", rf"nosuch/folder must hold a file {IMAGES} or {IMAGES}\.gz, got neither"),
-        ("MNIST", None, 'source must be "digits", "mnist", "fashion" or "folder", got \'MNIST\''),
+        ("folder", tmp_path, rf"{tmp_path} must hold a file {LABELS}, .*train-labels\.idx1-ubyte\.gz, got none"),
+        ("fashion", "nosuch/folder", rf"nosuch/folder must hold a file {IMAGES}, .*, got none"),
+        ("MNIST", None, "source must be one of digits, mnist, fashion, folder, got 'MNIST'"),
         ("digits", tmp_path, "and none with \"digits\", got source='digits'"),
         ("folder", None, 'a folder must be named with "folder", .* folder=None'),
     ]:
@@ -178,6 +178,22 @@ def test_too_few_images_to_hold_one_out_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must have 6 or more training images, got 5"):
         images("folder", write(tmp_path, contents(5)), generator=seeded())
     assert len(images("folder", write(tmp_path, contents(6)), generator=seeded()).valid.y) == 1
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_files_are_read_under_their_other_name_too(packed, tmp_path):
+    write(
+        tmp_path / "other",
+        {
+            name.replace("-idx", ".idx") + ".gz" * (packed is not bytes): packed(content)
+            for name, content in GOOD.items()
+        },
+    )
+    mine, other = (
+        images("folder", write(tmp_path / "usual"), generator=seeded()),
+        images("folder", tmp_path / "other", generator=seeded()),
+    )
+    assert pairs(mine.train) == pairs(other.train) and pairs(mine.test) == pairs(other.test)
 
 
 # --- downloads, none of which reach a network

@@ -81,14 +81,23 @@ def test_own_sequences_come_back_as_time_sequences_features(array, tmp_path):
     assert torch.equal(load_sequences(str(tmp_path / "mine.npy")), x)
 
 
+@pytest.mark.parametrize("kind", [">f8", ">i4", ">u2", "<f2", np.longdouble], ids=str)
+def test_numbers_of_any_order_and_length_are_converted(kind, tmp_path):
+    np.save(tmp_path / "mine.npy", np.round(GOOD * 8).astype(kind))
+    assert (
+        load_sequences(tmp_path / "mine.npy").tolist()
+        == np.round(GOOD * 8).astype(kind).swapaxes(0, 1).astype(float).tolist()
+    )
+
+
 def with_value(value):
     array = GOOD.copy()
     array[1, 2, 0] = value
     return array
 
 
-SHAPE = r"sequences must have shape \(sequences >= 1, time >= 3, features >= 1\), got "
-NUMBERS = "sequences must be finite numbers in torch.float32, got "
+SHAPE = r"sequences in .*mine\.npy must have shape \(sequences >= 1, time >= 3, features >= 1\), got "
+NUMBERS = r"sequences in .*mine\.npy must be finite numbers in torch.float32, got "
 BAD = [
     (GOOD[0], SHAPE + r"\(7, 2\)"),
     (GOOD[None], SHAPE + r"\(1, 4, 7, 2\)"),
@@ -102,6 +111,8 @@ BAD = [
     (GOOD.astype(str), NUMBERS + "56 of <U32 that are not"),
     (GOOD > 0, NUMBERS + "56 of bool that are not"),
     (GOOD.astype(complex), NUMBERS + "56 of complex128 that are not"),
+    (GOOD.astype([("a", float)]), NUMBERS + "56 of .*a.* that are not"),
+    (np.full((1, 3, 1), np.longdouble("1e4000")), NUMBERS + "3 of float128 that are not"),
 ]
 
 

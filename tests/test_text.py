@@ -168,6 +168,10 @@ def test_penn_treebank_s_own_parts_are_kept_and_it_is_called_so_by_their_sizes(t
     assert [part.tolist() for part in parts(data)] == [[1, 2, 0, 3] * 8, [2, 1, 3] * 7, [0, 2, 3] * 10]
     monkeypatch.setattr(text, "PENN_SIZES", [32, 21, 30])
     assert words(folder).name == "Penn Treebank"
+    (folder / "ptb.valid.txt").write_bytes("déjà vu\n".encode("latin-1") * 9)
+    with pytest.raises(ValueError, match=r"ptb\.valid\.txt must be a text in UTF-8, got .*byte 0xe9"):
+        words(folder)
+    (folder / "ptb.valid.txt").write_text("b a\n" * 7)
     (folder / "ptb.test.txt").unlink()
     with pytest.raises(ValueError, match=r"cannot read a text from .*ptb\.test\.txt"):
         words(folder)

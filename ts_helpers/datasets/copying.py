@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from ts_helpers.datasets import at_least
+from ts_helpers._check import at_least
 
 ALPHABET, DUMMY, SIGNAL = 10, 8, 9
 SYMBOLS = 10  # to copy
@@ -22,7 +22,7 @@ def copying(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, 
     from last symbol to first target. x and y are (time, sequences), of ``T + 20`` steps: x 10 symbols, T - 1 dummies,
     the signal, 10 dummies; y T + 10 dummies, then the symbols. Guessing these scores ``memoryless(T + 20)``.
     """
-    at_least(1, T=T, n_sequences=n_sequences)
+    at_least(1, T=T, n_sequences=n_sequences, generator=generator)
     return _copy(torch.full((n_sequences,), T - 1), T + 2 * SYMBOLS, generator)
 
 
@@ -35,7 +35,7 @@ def variable_copying(T: int, n_sequences: int, *, generator: Generator) -> tuple
     x and y, (time, sequences), have ``T + 21`` steps: x has 10 symbols, 1 to T dummies, the signal, dummies, and y
     dummies, but the symbols after the signal. Guessing these scores ``memoryless(T + 21)``.
     """
-    at_least(1, T=T, n_sequences=n_sequences)
+    at_least(1, T=T, n_sequences=n_sequences, generator=generator)
     pauses = torch.randint(1, T + 1, (n_sequences,), generator=generator)
     return _copy(pauses, T + 1 + 2 * SYMBOLS, generator)
 
@@ -45,6 +45,7 @@ def memoryless(n_steps: int) -> float:
 
     Source: Tallec & Ollivier (2018), Section 3, "Copy tasks", with n = T + 20, the length of the sequences.
     """
+    at_least(1, n_steps=n_steps)
     return SYMBOLS * math.log(DUMMY) / n_steps
 
 
@@ -56,7 +57,7 @@ def adding(T: int, n_sequences: int, *, generator: Generator) -> tuple[Tensor, T
     (sequences, 1) the sum. Predicting 1 scores a mean squared error of `ADDING_MEMORYLESS`, 1/6.
     """
     at_least(2, T=T)
-    at_least(1, n_sequences=n_sequences)
+    at_least(1, T=T, n_sequences=n_sequences, generator=generator)
     numbers, marks = torch.rand(T, n_sequences, generator=generator), torch.zeros(T, n_sequences)
     for start, end in ((0, T // 2), (T // 2, T)):
         marks.scatter_(0, torch.randint(start, end, (1, n_sequences), generator=generator), 1.0)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ts_helpers._check import at_least, instance, one_of
 from ts_helpers.datasets import DATA, PATIENCE
 
 CLASSES = 10  # of every source; guessing one at random is right for a tenth of the images
@@ -51,10 +52,12 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
     need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
     The source is ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
     ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``. A folder
-    holds four files in MNIST's format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``.
+    holds four files in MNIST's format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``, called
+    ``train-images-idx3-ubyte`` and so on, or ``train-images.idx3-ubyte``.
     """
-    if source not in ("digits", "folder", *SETS):
-        raise ValueError(f'source must be "digits", "mnist", "fashion" or "folder", got {source!r}')
+    instance(torch.Generator, "a torch.Generator", generator=generator)
+    instance(str | Path | None, "a path or None", folder=folder)
+    one_of(("digits", *SETS, "folder"), source=source)
     if (source == "digits" and folder) or (source == "folder" and not folder):
         raise ValueError(f'a folder must be named with "folder", and none with "digits", got {source=}, {folder=}')
     if source == "digits":
@@ -74,21 +77,25 @@ def images(source: str = "digits", folder: str | Path | None = None, *, generato
 
 def permutation(n_pixels: int, *, generator: torch.Generator) -> Tensor:
     """Draw one order (pixels,) for the pixels of all images, as in Appendix A: ``x[order]`` has them in it."""
+    at_least(1, n_pixels=n_pixels, generator=generator)
     return torch.randperm(n_pixels, generator=generator)
 
 
 def some(part: Part, n: int) -> Part:
     """Return the first n images, which are as random as the part; a ValueError if there are fewer."""
+    instance(Part, "a Part", part=part)
+    at_least(1, n=n)
     if n > len(part.y):
         raise ValueError(f"n must be at most {len(part.y)}, the number of images, got {n}")
     return Part(part.x[:, :n], part.y[:n])
 
 
-def read_idx(folder: Path, name: str, n_dims: int) -> np.ndarray:
+def _read_idx(folder: Path, name: str, n_dims: int) -> np.ndarray:
     """Read bytes in so many dimensions from a file in the format of MNIST's, plain or ``.gz``, or say what is wrong."""
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    names = [f"{known}{end}" for known in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+    path = next((folder / each for each in names if (folder / each).is_file()), None)
     if path is None:
-        raise ValueError(f"{folder} must hold a file {name} or {name}.gz, got neither")
+        raise ValueError(f"{folder} must hold a file {', '.join(names[:-1])} or {names[-1]}, got none")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -107,8 +114,8 @@ def _read(folder: Path) -> list[Part]:
     """Read training and test images from a folder with the four files."""
     parts, sizes = [], []
     for part in ("train", "t10k"):
-        grey = read_idx(folder, f"{part}-images-idx3-ubyte", 3)
-        labels = read_idx(folder, f"{part}-labels-idx1-ubyte", 1)
+        grey = _read_idx(folder, f"{part}-images-idx3-ubyte", 3)
+        labels = _read_idx(folder, f"{part}-labels-idx1-ubyte", 1)
         if len(grey) != len(labels) or labels.max() >= CLASSES:
             got = f"{len(labels)} for {len(grey)}, up to {labels.max()}"
             raise ValueError(f"{folder} must have a label of 0 to {CLASSES - 1} for each image of {part}, got {got}")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from ts_helpers.datasets import at_least
+from ts_helpers._check import at_least, within
 
 LAG, WINDOW, CUTOFF = 0.1, 0.25, 20.0  # seconds, seconds, Hz
 
@@ -21,7 +21,7 @@ def recall(n_back: int, n_sequences: int, *, generator: Generator) -> tuple[Tens
     autocorrelation of about ``sin(40 pi t) / (40 pi t)``: a lag of 100 ms is uncorrelated with the present.
     """
     at_least(4, n_back=n_back)
-    at_least(1, n_sequences=n_sequences)
+    at_least(1, n_back=n_back, n_sequences=n_sequences, generator=generator)
     duration = 2.0  # of the periodic signal a window is cut from, seconds
     frequencies = (torch.arange(round(CUTOFF * duration), dtype=torch.float64) + 0.5) / duration
     times = torch.arange(int(n_back * WINDOW / LAG), dtype=torch.float64) * LAG / n_back
@@ -41,9 +41,8 @@ def two_waves(n_steps: int, n_sequences: int, dt: float = 0.01, *, generator: Ge
     sequence, are open there. x and y are (time, sequences, 1). Predicting 0 scores a mean squared error of 1/4;
     repeating x scores ``(1 - cos(20 pi dt) + 1 - cos(4 pi dt)) / 4``, 0.05 for 10 ms.
     """
-    at_least(1, n_steps=n_steps, n_sequences=n_sequences)
-    if not 0 < dt < 0.05:
-        raise ValueError(f"dt must be in (0, 0.05), got {dt=}")
+    at_least(1, n_steps=n_steps, n_sequences=n_sequences, generator=generator)
+    within("(0, 0.05)", dt=dt)
     phases = 2 * math.pi * torch.rand(2, n_sequences, generator=generator)
     times = dt * torch.arange(n_steps + 1)[:, None]
     signal = (torch.sin(20 * math.pi * times + phases[0]) + torch.sin(4 * math.pi * times + phases[1])) / 2

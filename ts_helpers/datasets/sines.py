@@ -8,13 +8,13 @@ values within [-1.9, 1.6], closed-loop errors of 42.1 of a constant mean and 8.2
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
+from reprlib import repr as short
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ts_helpers.datasets import at_least
+from ts_helpers._check import at_least, plain_file
 
 COMPONENTS = (
     ((0.7, 0.56), (2.0, 0.30), (9.9, 0.40), (17.7, 0.61)),
@@ -34,12 +34,17 @@ def sums_of_sines(components: Components = COMPONENTS, n_steps: int = 100) -> Te
     Source: Benureau & Tani (2018), Section 2, see the module; x is (time, sequences, 1), 3 or more steps. Of the
     default ones, each one's mean scores a squared error of 42.0, summed over 100 steps; the value before, 8.22.
     """
-    if n_steps < 3 or not components or not all(components):
-        counts = [len(c) for c in components]
-        raise ValueError(f"components must name a sine or more each, n_steps be 3 or more, got {counts}, {n_steps=}")
+    at_least(3, n_steps=n_steps)
     t = torch.arange(n_steps, dtype=torch.float64)
-    waves = [torch.stack([a * torch.sin(2 * math.pi * c / 100 * t) for c, a in sines]).sum(0) for sines in components]
-    return torch.stack(waves, 1)[:, :, None].to(torch.get_default_dtype())
+    try:
+        each = [[float(a) * torch.sin(2 * math.pi * float(c) / 100 * t) for c, a in sines] for sines in components]
+        x = torch.stack([torch.stack(waves).sum(0) for waves in each], 1)[:, :, None].to(torch.get_default_dtype())
+        if not bool(x.isfinite().all()):
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        rule = "components must name a sine or more each, by finite cycles and amplitude"
+        raise ValueError(f"{rule}, got {short(components)}") from None
+    return x
 
 
 def random_components(n_sequences: int, *, generator: Generator) -> Components:
@@ -48,7 +53,7 @@ def random_components(n_sequences: int, *, generator: Generator) -> Components:
     Ours: 4 or 5 sines each, cycles log-uniform in [0.1, 18], 1.3 times the one below or more, amplitudes uniform in
     [0.1, 0.7]; redrawn if 100 steps leave [-1.95, 1.65], or their squares about the mean do not sum to 18 to 75.
     """
-    at_least(1, n_sequences=n_sequences)
+    at_least(1, n_sequences=n_sequences, generator=generator)
     low, high = math.log(0.1), math.log(18)
     found: list[list[tuple[float, float]]] = []
     while len(found) < n_sequences:
@@ -66,16 +71,20 @@ def random_components(n_sequences: int, *, generator: Generator) -> Components:
 def load_sequences(path: str | Path) -> Tensor:
     """Read one's own ``.npy`` file of numbers (sequences, time >= 3, features) as x (time, sequences, features)."""
     try:
-        with open(path, "rb") as file:
+        with plain_file("path", path).open("rb") as file:
             x = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except TypeError:
+        raise
+    except Exception as error:  # anything, by what is in the file
         raise ValueError(f"cannot read sequences from {path}: {error}") from None
     if not isinstance(x, np.ndarray):
         raise ValueError(f"{path} must hold one array, as numpy.save writes it, got an archive of several")
+    rule = f"sequences in {path} must"
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 3 or x.shape[2] < 1:
-        raise ValueError(f"sequences must have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
-    numbers = x if x.dtype.kind in "fiu" else np.full(x.shape, np.nan)
+        raise ValueError(f"{rule} have shape (sequences >= 1, time >= 3, features >= 1), got {x.shape}")
+    with np.errstate(over="ignore"):  # of numbers longer than double ones
+        numbers = x.astype(float) if x.dtype.kind in "fiu" else np.full(x.shape, np.nan)
     taken = torch.as_tensor(numbers.swapaxes(0, 1).copy(), dtype=torch.get_default_dtype())
     if wrong := taken.numel() - int(torch.isfinite(taken).sum()):
-        raise ValueError(f"sequences must be finite numbers in {taken.dtype}, got {wrong} of {x.dtype} that are not")
+        raise ValueError(f"{rule} be finite numbers in {taken.dtype}, got {wrong} of {x.dtype} that are not")
     return taken

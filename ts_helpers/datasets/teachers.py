@@ -4,7 +4,7 @@ import torch
 from scipy.signal import savgol_filter
 from torch import Generator, Tensor
 
-from ts_helpers.datasets import at_least
+from ts_helpers._check import at_least, within
 
 
 def smoothed_noise(
@@ -15,7 +15,8 @@ def smoothed_noise(
     Source: Quax, D'Asaro & van Gerven (2020), "Simulations". Open there: the order of its polynomials, and the window
     of steps they are fitted to, odd, above the order, no longer than the sequence. A few values leave (0, 1).
     """
-    at_least(1, n_sequences=n_sequences, features=features)
+    at_least(1, n_steps=n_steps, n_sequences=n_sequences, features=features, generator=generator)
+    at_least(0, window=window, order=order)
     if window % 2 == 0 or not order < window <= n_steps:
         raise ValueError(f"window must be odd, above order and at most n_steps, got {window=}, {order=}, {n_steps=}")
     noise = torch.rand(n_steps, n_sequences, features, generator=generator)
@@ -23,13 +24,14 @@ def smoothed_noise(
 
 
 def truncated_gaussian(n: int, mean: float, sd: float, *, generator: Generator) -> Tensor:
-    """Draw (n,) numbers from a Gaussian with a mean in (0, 1) and sd above 0, cut to (0, 1), by rejection.
+    """Draw (n,) numbers from a Gaussian with a mean in [0.001, 0.999] and sd in (0, 100], cut to (0, 1), by rejection.
 
     Source: Quax, D'Asaro & van Gerven (2020), "Learning individual time constants": mean 0.5, sd 0.1 to 0.3 before it
     is cut; cut, sd is 0.10, 0.19 and 0.24 for 0.1, 0.2 and 0.3.
     """
-    if n < 1 or not 0 < mean < 1 or not sd > 0:
-        raise ValueError(f"n must be 1 or more, mean in (0, 1) and sd positive, got {n=}, {mean=}, {sd=}")
+    at_least(1, n=n, generator=generator)
+    within("[0.001, 0.999]", mean=mean)
+    within("(0, 100]", sd=sd)
     kept = torch.empty(0)
     while len(kept) < n:
         drawn = mean + sd * torch.randn(4 * n, generator=generator)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import platform
 import re
 import tempfile
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ts_helpers.datasets import DATA, PATIENCE, at_least
+from ts_helpers._check import at_least, instance, numbered, plain_file
+from ts_helpers.datasets import DATA, PATIENCE
 
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 DIGITS = "zero one two three four five six seven eight nine"
@@ -51,6 +53,7 @@ def cleaned(text: str) -> str:
     Capitals become small; a digit becomes its English name, a word; anything else, accented letters too, a space.
     Source: Mahoney, mattmahoney.net/dc/textdata.html, of whose text8, Wikipedia so written, markup is removed first.
     """
+    instance(str, "a text", text=text)
     return re.sub("[^a-z]+", " ", text.translate(_SPELLED))
 
 
@@ -62,6 +65,7 @@ def characters(source: str | Path = "python") -> Text:
     The source is ``"python"``; ``"text8"``, 31 MB, downloaded once or a RuntimeError; or a file in UTF-8, 20 or more.
     The text is numbered as in `ALPHABET`, uint8. Guessing at random scores log 27 nats, 4.75 bits per character.
     """
+    instance(str | Path, "a name or a path", source=source)
     name, text = _read(_text8() if source == "text8" else source, cleaned, "characters when cleaned")
     codes = np.frombuffer(text.encode("ascii"), np.uint8) % 32  # of a space 32, of "a" 97
     return Text(name, ALPHABET, *(torch.from_numpy(codes[part]) for part in _parts(len(codes))))
@@ -78,7 +82,8 @@ def words(source: str | Path = "python", most: int = 10_000) -> Text:
     int64, 0, the most frequent 1. Guessing n words at random has a perplexity of n.
     """
     at_least(2, most=most)
-    if source != "python" and Path(source).is_dir():
+    instance(str | Path, "a name or a path", source=source)
+    if source != "python" and os.path.isdir(source):
         parts = [_read(Path(source) / part, _listed, "words")[1] for part in PENN]
         whole = list(map(len, parts)) == PENN_SIZES
         name = "Penn Treebank" if whole else f"texts from the folder {Path(source).resolve().name}"
@@ -99,6 +104,9 @@ def streams(codes: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
     Source: Tallec & Ollivier (2018), Appendix A: "batches of size 128 made of non-overlapping sequences of length 180".
     """
     at_least(1, batch=batch, length=length)
+    numbered(codes=codes)
+    if codes.ndim != 1:
+        raise ValueError(f"codes must have shape (symbols,), got {tuple(codes.shape)}")
     used = (len(codes) - 1) // (batch * length) * batch * length
     if used < 1:
         least = batch * length + 1
@@ -121,7 +129,7 @@ def _read(source: str | Path, taken: Callable[[str], Any], what: str) -> tuple[s
         whole = "\n".join(topics[key] for key in sorted(topics))
         return f"help texts of Python {platform.python_version()}", taken(cleaned(whole))
     try:
-        content = Path(source).read_bytes()
+        content = plain_file("source", source).read_bytes()
         text = content.decode("utf-8-sig")
         if "\0" in text:
             raise ValueError(f"a zero byte at {text.index(chr(0))}")

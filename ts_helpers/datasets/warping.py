@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from ts_helpers.datasets import at_least
+from ts_helpers._check import MOST, at_least, numbered
 
 ALPHABET, DUMMY = 10, 0
 LETTERS = ALPHABET - 1
@@ -24,9 +24,15 @@ def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor
         Three tensors (time, sequences), of ``n_steps``: the letter of each step; the letter before that one, the dummy
         for the first; and whether the step is its letter's first.
     """
+    at_least(1, n_steps=n_steps)
+    numbered(letters=letters, lengths=lengths)
+    whole = lengths.dtype in (torch.int32, torch.int64) and bool(((lengths >= 1) & (lengths <= MOST)).all())
+    if letters.ndim != 2 or lengths.shape != letters.shape or not whole:
+        got = f"{tuple(letters.shape)} and {tuple(lengths.shape)}"
+        raise ValueError(f"letters and lengths, whole numbers from 1 on, must be (letters, sequences), got {got}")
     ends = lengths.cumsum(0)
-    if not bool((ends[-1] >= n_steps).all()):
-        raise ValueError(f"lengths must last for {n_steps} steps, got {int(ends[-1].min())}")
+    if not bool((lengths.sum(0) >= n_steps).all()):
+        raise ValueError(f"lengths must last for {n_steps} steps, got {int(lengths.sum(0).min())}")
     steps = torch.arange(n_steps).expand(letters.shape[1], -1).contiguous()
     which = torch.searchsorted(ends.T.contiguous(), steps, right=True).T  # how many letters are over
     before = torch.cat([torch.full_like(letters[:1], DUMMY), letters[:-1]])
@@ -68,16 +74,20 @@ def memoryless_warped(n_steps: int, least: int, most: int) -> float:
 
     with q the share of the n steps that the first letter, lasting D, takes; H(q), in nats, the entropy of y = 0.
     """
-    q = sum(min(d, n_steps) for d in range(least, most + 1)) / (most + 1 - least) / n_steps
+    at_least(1, n_steps=n_steps, least=least)
+    at_least(least, most=most)
+    shorter = range(least, min(most, n_steps) + 1)
+    total = (shorter.start + shorter.stop - 1) * len(shorter) // 2 + n_steps * (most + 1 - least - len(shorter))
+    q = total / (most + 1 - least) / n_steps
     return -sum(p * math.log(p) for p in (q, 1 - q) if p > 0) + (1 - q) * MEMORYLESS
 
 
 def _draw(
     n_steps: int, n_sequences: int, least: int, most: int, lowest: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    at_least(1, n_steps=n_steps, n_sequences=n_sequences)
-    if not lowest <= least <= most:
-        raise ValueError(f"least and most must be such that {lowest} <= least <= most, got {least=}, {most=}")
+    at_least(1, n_steps=n_steps, n_sequences=n_sequences, generator=generator)
+    at_least(lowest, least=least)
+    at_least(least, most=most)
     least, most = least + 1 - lowest, most + 1 - lowest  # steps that a letter takes, with its dummies
     shape = -(-n_steps // least), n_sequences  # enough letters even where each lasts least
     moves = torch.randint(1, LETTERS, shape, generator=generator)  # along a circle of letters, never 0
