@@ -1,6 +1,7 @@
 """Every cell of the book and what holds for it: its paper's equation, its limits, and that compiled it is the same."""
 
 import copy
+import math
 import re
 from functools import partial
 from types import SimpleNamespace
@@ -696,33 +697,68 @@ def layered(features, *sizes):
     return of(cells.MTRNNCell, features, sizes, [2.0] * len(sizes), Clamped())
 
 
+X = torch.ones(5, 3, 2)
 REFUSED = [
-    (lambda: ctrnn(units=0), "sizes must be input >= 0 and hidden >= 1, got input_size=2, hidden_size=0"),
+    (lambda: ctrnn(units=0), "hidden_size must be 1 or more, got hidden_size=0"),
     (lambda: ctrnn(alpha=1.5, dial=Gate), r"alpha of a Gate dial must lie in \(0, 1\), got 1.5"),
-    (lambda: layered(0, 3, 2), r"got input_size=0, layers=\(3, 2\)"),
-    (lambda: layered(2), r"every layer must be 1 or more, .* layers=\(\)"),
-    (lambda: layered(2, 3, 0), r"input_size and every .*layers=\(3, 0\)"),
-    (lambda: mtrnn(tau=(2, 4)), "tau must have one number a layer, 3, got 2"),
-    (lambda: mtrnn(update="random"), "update must be simultaneous or sequential, got 'random'"),
+    (lambda: layered(0, 3, 2), "input_size and layers must be 1 or more, got input_size=0, layers=3"),
+    (lambda: layered(2), "layers must be 1 or more, got input_size=2, layers=0"),
+    (lambda: layered(2, 3, 0), "layers must be 1 or more, got input_size=2, layers=0"),
+    (lambda: mtrnn(tau=(2, 4)), r"tau must have one number a layer, 3, got shape \(2,\)"),
+    (lambda: mtrnn(update="random"), "update must be one of simultaneous, sequential, got 'random'"),
     (lambda: mtrnn(tau=(2, 4, 0.5)), r"alpha of a Clamped dial must lie in \(0, 1\], got 2"),
-    (lambda: aru(features=0), "sizes must be 1 or more, got input_size=0, hidden_size=4"),
+    (lambda: aru(features=0), "input_size and hidden_size must be 1 or more, got input_size=0, hidden_size=4"),
     (lambda: aru(alpha_s=torch.ones(2)), r"alpha_s must be a number or one for each of 4 units, got \(2,\)"),
     (lambda: aru(alpha_r=torch.ones(1, 4)), r"alpha_r must be a number or one for each of 4 units, got \(1, 4\)"),
     (lambda: aru(alpha_r=torch.tensor([0.5, -1, 0.5, 1])), r"alpha of a Direct dial must lie in \(0, 2\), got -1"),
     (lambda: ARUStack(aru(2), aru(4, 2)), "lower must receive the input and 2 upper units, got 2 features"),
     (lambda: ARUStack(aru(4), aru(2, 2)), "upper must receive 4 lower units, got 2 features"),
     (lambda: ARUStack(aru(4), aru(4, 2, f=torch.tanh)), "upper must have the .* of lower, .*sigmoid.*, got .*tanh"),
-    (lambda: rnn(features=0), "sizes must be 1 or more, got input_size=0, hidden_size=4"),
+    (lambda: rnn(features=0), "input_size and hidden_size must be 1 or more, got input_size=0, hidden_size=4"),
     (lambda: leaky(alpha=torch.ones(2)), r"alpha must be a number or one for each of 4 units, got \(2,\)"),
     (lambda: unroll(ctrnn(), torch.zeros(3, 2)), r"x must have shape \(time >= 1, batch, input\), got \(3, 2\)"),
     (lambda: unroll(ctrnn(), torch.zeros(0, 1, 2)), r"x must have shape .*, got \(0, 1, 2\)"),
+    (lambda: unroll(None, X), "cell must be a module with an initial_state.*, got NoneType"),
+    (lambda: unroll(rnn(), X.tolist()), r"x must be a Tensor, got \[\["),
+    (lambda: unroll(rnn(), X.to("meta")), "x must .* be torch.float32 on cpu for these weights, got .*, meta"),
+    (lambda: unroll(rnn(), X, state="0"), "state must be a Tensor, got '0'"),
+    (lambda: unroll(rnn(), X, read_out=(X,)), "read_out must be None or two Tensors, V and c, got tuple"),
+    (lambda: rnn(features=True), "input_size must be a whole number, got True"),
+    (lambda: rnn(units=2**31), r"input_size times hidden_size must be 2\^28 or less, got "),
+    (lambda: cells.RNNCell(2, 4, generator=None), "generator must be a torch.Generator, got None"),
+    (lambda: cells.GRU(2, 0, generator=torch.Generator()), "must be 1 or more, got input_size=2, hidden_size=0"),
+    (lambda: leaky(alpha="0.5"), "alpha must be a number, or a tensor of them, got '0.5'"),
+    (lambda: leaky(alpha=math.nan), r"alpha of a .* dial must lie in .*, got nan"),
+    (lambda: aru(scale=math.inf), r"scale must be in \[0, 1e30\], got scale=inf"),
+    (lambda: aru(f=None), "f must be a function, got None"),
+    (lambda: ARUStack(aru(4), None), "upper must be an ARUCell, got None"),
+    *(
+        (lambda n=n: cells.Network(rnn(), 4, 2, read=n, generator=torch.Generator()), f"{message}, got .*{value}")
+        for n, message, value in ((0, "read must be 1 or more", "read=0"), (5, "units must be 5 or more", "units=4"))
+    ),
 ]
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_cannot_be_used_is_refused_by_name(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_that_cannot_be_taken_says_what_does_not_fit(kind):
+    cell, x = KINDS[kind](), torch.ones(3, 2)
+    state = cell.initial_state(x)
+    rules = [rf"have shape \(batch, {n}\) and be torch.float32 on cpu, got " for n in (2, state.shape[1])]
+    for name, rule, args in (
+        ("x", rules[0] + r"\(3, 1\)", (x[:, :1], state)),
+        ("x", rules[0] + r"\(3, 2\), torch.float64", (x.double(), state)),
+        ("state", rules[1] + rf"\(3, {state.shape[1] + 1}\)", (x, torch.cat([state, state[:, :1]], 1))),
+        ("state", rules[1] + rf"\(2, {state.shape[1]}\)", (x, state[:2])),
+        ("state", "be a Tensor, got None", (x, None)),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"^{name} must {rule}"):
+            cell(*args)
 
 
 @pytest.mark.parametrize("networks", [None, 9])
@@ -737,8 +773,8 @@ def test_tensors_that_do_not_fit_are_refused_by_name(kind, networks):
         ("V", (2, units), V[..., 1:], V.float()),
         ("c", (2,), c[..., 1:], c[..., None], c.float()),
     ):
-        message = re.escape(f"{name} must have shape {shape} and be torch.float64 for these weights, got (")
+        message = re.escape(f"{name} must have shape {shape} and be torch.float64 on cpu for these weights, got (")
         for wrong in wrongs:
             for read in (True, False) if name in ("x", "state") else (True,):
-                with pytest.raises(ValueError, match=rf"^{message}.*\), {wrong.dtype}$"):
+                with pytest.raises(ValueError, match=rf"^{message}.*\), {wrong.dtype}, cpu$"):
                     case.outputs(case.tensors | {name: wrong}, read=read)

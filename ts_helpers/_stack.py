@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ts_helpers._check import as_tensor, instance
 from ts_helpers._checkpoint import Identity
 
 Metric = Callable[..., Tensor]
@@ -20,6 +21,8 @@ def described_together(nets: Sequence[nn.Module], identity: Identity) -> dict[st
     """Return what the networks are besides parameters and buffers; refuse those that cannot be trained together."""
     if not nets:
         raise ValueError("networks must hold one or more networks, got none")
+    for network in nets:
+        instance(nn.Module, "modules", networks=network)
     first, owners = identity.network(nets[0]), dict[int, int]()
     for number, network in enumerate(nets if len(nets) > 1 else ()):
         for path, module in network.named_modules():
@@ -71,13 +74,14 @@ class Stack:
 
     def column(self, value: PerNetwork, what: str) -> Tensor:
         """Return one number, or one a network, as a column (networks, 1)."""
-        column = torch.as_tensor(value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
+        column = as_tensor(what, value, dtype=self.values.dtype, device=self.values.device).reshape(-1, 1)
         if len(column) not in (1, n := len(self.networks)):
             raise ValueError(f"{what} must be one number or one for each of {n} networks, got {len(column)}")
         return column
 
-    def spread(self, given: Mapping[str, PerNetwork], default: float) -> Tensor:
+    def spread(self, given: Mapping[str, PerNetwork], default: float, what: str) -> Tensor:
         """Return a matrix (networks, numbers) of what was given for names of parameters, else the default."""
+        instance(Mapping, "numbers by name of parameter", **{what: given})
         parts = torch.full_like(self.values, default).split(self.sizes, 1)
         for pattern, value in given.items():
             fitting = [part for part, name in zip(parts, self.names, strict=True) if fnmatchcase(name, pattern)]
@@ -90,7 +94,9 @@ class Stack:
     def measure(self, function: Metric, data: Sequence[Tensor]) -> Tensor:
         """Return ``function(network, *data)`` of every network, stacked."""
         if self.alone:
-            return function(self.base, *data)[None]
+            found = function(self.base, *data)
+            instance(Tensor, "a Tensor: a loss and each metric return one", found=found)
+            return found[None]
         parts = self.values.split(self.sizes, 1)
         shaped = zip(self.names, parts, self.shapes, strict=True)
         tensors = {name: part.unflatten(1, shape) if shape else part[:, 0] for name, part, shape in shaped}
@@ -105,6 +111,8 @@ class Stack:
         """Return the losses (networks,) and their gradients (networks, numbers)."""
         parameters = self.parameters[0] if self.alone else [self.values.requires_grad_(True)]
         losses, learned = self.measure(loss, data), [p for p in parameters if p.requires_grad]
+        if not losses.requires_grad:
+            raise ValueError("loss must depend on a parameter that is learned, got one that has no gradient")
         grads = iter(torch.autograd.grad(losses.sum(), learned, allow_unused=True, materialize_grads=True))
         each = [next(grads) if p.requires_grad else p.detach() for p in parameters]
         self.values.requires_grad_(False)

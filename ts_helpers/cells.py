@@ -3,7 +3,8 @@
 No training, no dial (`timescales`), and no compiled code (`engine`, which `unroll` alone calls). Of all cells
 ``input_size`` and ``hidden_size`` are features of ``x_t`` and units, 1 or more; ``alpha`` is the initial leak rate, a
 number for all units or a tensor (hidden,), and ``dial`` where it comes from, see `timescales`; ``generator`` draws the
-weights. Other sizes, shapes and types, or an alpha outside the dial's limits, raise a ValueError.
+weights, ``scale``, up to 1e30, is a factor on them. Other sizes, shapes and numbers, or an alpha outside the dial's
+limits, raise a ValueError; other types may raise a TypeError.
 """
 
 import copy
@@ -16,6 +17,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from ts_helpers._check import as_tensor, at_least, instance, one_of, within
 from ts_helpers.engine import compiled
 from ts_helpers.timescales import Dial, set_dial
 
@@ -32,6 +34,12 @@ def unroll(
     Return states after each step, (time, batch, state), or with a read-out of V (features, hidden) and c (features,)
     ``V a + c``, (time, batch, features), of each activity a (or state, see `Cell`).
     """
+    if not callable(cell) or not (hasattr(cell, "initial_state") or isinstance(state, Tensor)):
+        raise TypeError(f"cell must be a module with an initial_state(x), got {type(cell).__name__}")
+    if read_out is not None and (not isinstance(read_out, tuple) or len(read_out) != 2):
+        raise TypeError(f"read_out must be None or two Tensors, V and c, got {type(read_out).__name__}")
+    V, c = read_out or (x, x)
+    instance(Tensor, "a Tensor", x=x, V=V, c=c, state=x if state is None else state)
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
     with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
@@ -57,7 +65,7 @@ def _uniform(width: float, units: int, *sizes: int, generator: Generator) -> lis
 
 def _leak(name: str, alpha: float | Tensor, units: int) -> nn.Parameter:
     """Return a leak rate, shared by all units or one a unit."""
-    value = torch.as_tensor(alpha, dtype=torch.get_default_dtype())
+    value = as_tensor(name, alpha, dtype=torch.get_default_dtype(), device="cpu")
     if value.shape not in ((), (units,)):
         raise ValueError(f"{name} must be a number or one for each of {units} units, got {tuple(value.shape)}")
     return nn.Parameter(value.clone())
@@ -68,7 +76,28 @@ def _leaky(layers: tuple[int, ...], h: Tensor, U: Tensor, W: Tensor, b: Tensor, 
     return slice(len(W)), "aru", torch.tanh, layers, h, torch.tanh(h), U, W, b, alpha, torch.ones_like(alpha)
 
 
-class CTRNNCell(nn.Module):
+class _Step(nn.Module):
+    """A step that says what does not fit, where torch finds that it cannot be taken."""
+
+    features: int  # of x
+
+    def __call__(self, x: Tensor, state: Tensor) -> Tensor:
+        """Take a step."""
+        try:
+            return super().__call__(x, state)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
+            instance(Tensor, "a Tensor", x=x, state=state)
+            like: Tensor = next(self.parameters())
+            units: int = self.initial_state(like.new_zeros(1, 0)).shape[1]  # type: ignore[operator]
+            for name, tensor, size in (("x", x, self.features), ("state", state, units)):
+                if tensor.shape != (*x.shape[:1], size) or (tensor.dtype, tensor.device) != (like.dtype, like.device):
+                    rule = f"have shape (batch, {size}) and be {like.dtype} on {like.device}"
+                    got = f"{tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}"
+                    raise ValueError(f"{name} must {rule}, got {got}") from None
+            raise
+
+
+class CTRNNCell(_Step):
     r"""Continuous-time neurons, each with its own time constant, stepped by forward Euler.
 
     .. math::
@@ -81,12 +110,12 @@ class CTRNNCell(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, alpha: float | Tensor, dial: Dial, *, generator: Generator):
         super().__init__()
-        if input_size < 0 or hidden_size < 1:
-            raise ValueError(f"sizes must be input >= 0 and hidden >= 1, got {input_size=}, {hidden_size=}")
+        at_least(0, input_size=input_size, generator=generator)
+        at_least(1, hidden_size=hidden_size)
+        self.features = input_size
         self.U = nn.Parameter(torch.randn(hidden_size, input_size, generator=generator) / max(input_size, 1) ** 0.5)
         self.W = nn.Parameter(torch.randn(hidden_size, hidden_size, generator=generator) / hidden_size**0.5)
-        leaks = torch.as_tensor(alpha, dtype=torch.get_default_dtype()).expand(hidden_size)
-        self.alpha: Any = nn.Parameter(leaks.clone())
+        self.alpha: Any = nn.Parameter(_leak("alpha", alpha, hidden_size).detach().expand(hidden_size).clone())
         set_dial(self, "alpha", dial)
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
@@ -104,7 +133,7 @@ class CTRNNCell(nn.Module):
         return _leaky((), u, self.U, self.W, torch.zeros_like(self.W[0]), self.alpha)
 
 
-class MTRNNCell(nn.Module):
+class MTRNNCell(_Step):
     r"""A stack of layers, each with one time constant: the multiple time scales recurrent neural network.
 
     .. math::
@@ -123,13 +152,14 @@ class MTRNNCell(nn.Module):
         update: Literal["simultaneous", "sequential"] = "simultaneous", generator: Generator,
     ):  # fmt: skip
         super().__init__()
-        if input_size < 1 or not layers or min(layers) < 1:
-            raise ValueError(f"input_size and every layer must be 1 or more, got {input_size=}, {layers=}")
-        if len(tau) != len(layers):
-            raise ValueError(f"tau must have one number a layer, {len(layers)}, got {len(tau)}")
-        if update not in ("simultaneous", "sequential"):
-            raise ValueError(f"update must be simultaneous or sequential, got {update!r}")
-        self.layers, self.update = tuple(layers), update
+        instance(Sequence, "a sequence", layers=layers)
+        for n in layers or (0,):
+            at_least(1, input_size=input_size, layers=n, generator=generator)
+        given = as_tensor("tau", tau, dtype=torch.get_default_dtype(), device="cpu")
+        if given.shape != (len(layers),):
+            raise ValueError(f"tau must have one number a layer, {len(layers)}, got shape {tuple(given.shape)}")
+        one_of(("simultaneous", "sequential"), update=update)
+        self.features, self.layers, self.update = input_size, tuple(layers), update
 
         def draw(fan_in: int, *shape: int) -> nn.Parameter:
             return nn.Parameter((2 * torch.rand(*shape, generator=generator) - 1) / fan_in**0.5)
@@ -139,7 +169,7 @@ class MTRNNCell(nn.Module):
         self.S = nn.ParameterList(draw(n, n, n) for n in layers)
         self.H = nn.ParameterList(draw(m, n, m) for n, m in pairwise(layers))
         self.b = nn.ParameterList(draw(n, n) for n in layers)
-        self.alpha: Any = nn.Parameter(1 / torch.as_tensor(tau, dtype=torch.get_default_dtype()))
+        self.alpha: Any = nn.Parameter(1 / given)
         set_dial(self, "alpha", dial)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -176,7 +206,7 @@ class MTRNNCell(nn.Module):
         return _leaky(layers, h, U, self.dense(), b, alpha)
 
 
-class ARUCell(nn.Module):
+class ARUCell(_Step):
     r"""Adaptive recurrent units: a current that follows the input, and a firing rate that follows the current.
 
     .. math::
@@ -195,9 +225,10 @@ class ARUCell(nn.Module):
         f: Callable[[Tensor], Tensor] = torch.sigmoid, scale: float = 1.0, generator: Generator,
     ):  # fmt: skip
         super().__init__()
-        if input_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
-        self.f, width = f, scale / (input_size + hidden_size + 1) ** 0.5
+        at_least(1, input_size=input_size, hidden_size=hidden_size, generator=generator)
+        instance(Callable, "a function", f=f)
+        within("[0, 1e30]", scale=scale)
+        self.features, self.f, width = input_size, f, scale / (input_size + hidden_size + 1) ** 0.5
         self.U, self.W, self.b = _uniform(width, hidden_size, input_size, hidden_size, generator=generator)
         self.start = nn.Parameter(torch.zeros(2 * hidden_size))  # I and r before the first step
         self.alpha_s: Any = _leak("alpha_s", alpha_s, hidden_size)
@@ -225,7 +256,7 @@ class ARUCell(nn.Module):
         return slice(None), "aru", f, (), *state.chunk(2, -1), self.U, self.W, self.b, *alphas
 
 
-class ARUStack(nn.Module):
+class ARUStack(_Step):
     """Two layers of adaptive recurrent units; each receives the other's rates of a step ago, the lower one the input.
 
     The state is the currents of the lower and the upper layer, then the rates of both; the activity is the rates. The
@@ -235,6 +266,7 @@ class ARUStack(nn.Module):
 
     def __init__(self, lower: ARUCell, upper: ARUCell):
         super().__init__()
+        instance(ARUCell, "an ARUCell", lower=lower, upper=upper)
         n, m = len(lower.b), len(upper.b)
         if lower.U.shape[1] <= m:
             raise ValueError(f"lower must receive the input and {m} upper units, got {lower.U.shape[1]} features")
@@ -242,13 +274,13 @@ class ARUStack(nn.Module):
             raise ValueError(f"upper must receive {n} lower units, got {upper.U.shape[1]} features")
         if upper.f is not lower.f:
             raise ValueError(f"upper must have the activation function of lower, {lower.f!r}, got {upper.f!r}")
-        self.lower, self.upper, self.sizes = lower, upper, [n, m]
+        self.lower, self.upper, self.sizes, self.features = lower, upper, [n, m], lower.features - m
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 units) to the next state."""
         I_1, I_2, r_1, r_2 = state.split(2 * self.sizes, -1)
-        lower = self.lower(torch.cat([x, r_2], -1), torch.cat([I_1, r_1], -1)).chunk(2, -1)
-        upper = self.upper(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
+        lower = self.lower.forward(torch.cat([x, r_2], -1), torch.cat([I_1, r_1], -1)).chunk(2, -1)
+        upper = self.upper.forward(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
         return torch.cat([lower[0], upper[0], lower[1], upper[1]], -1)
 
     activity = ARUCell.activity  # the lower layer's first
@@ -266,7 +298,7 @@ class ARUStack(nn.Module):
         return *known[:-5], F.pad(U, (0, 0, 0, m)), W, *map(torch.cat, zip(lower, upper, strict=True))
 
 
-class RNNCell(nn.Module):
+class RNNCell(_Step):
     r"""Units whose state is replaced at every step.
 
     .. math:: h_t = \tanh(U x_t + W h_{t-1} + b)
@@ -277,8 +309,8 @@ class RNNCell(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
         super().__init__()
-        if input_size < 1 or hidden_size < 1:
-            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}")
+        at_least(1, input_size=input_size, hidden_size=hidden_size, generator=generator)
+        self.features = input_size
         self.U, self.W, self.b = _uniform(hidden_size**-0.5, hidden_size, input_size, hidden_size, generator=generator)
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -327,6 +359,7 @@ class GatedCell(RNNCell):
 
     def __init__(self, input_size: int, hidden_size: int, *, shared: bool = False, generator: Generator):
         super().__init__(input_size, hidden_size, generator=generator)
+        instance(bool, "True or False", shared=shared)
         gates, width = 1 if shared else hidden_size, hidden_size**-0.5
         self.U_g, self.W_g, self.b_g = _uniform(width, gates, input_size, hidden_size, generator=generator)
 
@@ -343,7 +376,7 @@ class GatedCell(RNNCell):
         return slice(None), "gated", h, self.U, self.W, self.b, self.U_g, self.W_g, self.b_g
 
 
-class GRU(nn.Module):
+class GRU(_Step):
     r"""A gated recurrent unit with the parameters of torch's `GRUCell`, which `vmap` can map; its start is learned.
 
     .. math::
@@ -355,7 +388,8 @@ class GRU(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, *, generator: Generator):
         super().__init__()
-        self.gru = nn.GRUCell(input_size, hidden_size)
+        at_least(1, input_size=input_size, hidden_size=hidden_size, generator=generator)
+        self.features, self.gru = input_size, nn.GRUCell(input_size, hidden_size)
         with torch.no_grad():
             for p in self.gru.parameters():
                 p.uniform_(-(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
@@ -385,7 +419,11 @@ class Network(nn.Module):
         self, cell: Cell, units: int, features: int, *, read: int | None = None, scale: float = 1, generator: Generator
     ):
         super().__init__()
-        read = read or units
+        read = units if read is None else read
+        at_least(1, units=units, read=read, generator=generator)
+        at_least(read, units=units)
+        at_least(1, features=features)
+        within("[0, 1e30]", scale=scale)
         self.cell, self.unread, width = cell, units - read, scale / (read + 1) ** 0.5
         self.V, self.c = _uniform(width, features, read, generator=generator)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ts_helpers._check import at_least, instance, numbered, one_of, within
 from ts_helpers._checkpoint import Identity, read, write
 from ts_helpers._stack import Metric, PerNetwork, Stack, described_together
 from ts_helpers.progress import progress
@@ -61,7 +62,7 @@ def fit(
     lower_bounds: Mapping[str, PerNetwork] | None = None, clip_norm: float | None = None, norm_type: float = 2.0,
     metrics: Mapping[str, Metric] | None = None, eval_data: Sequence[Tensor] | None = None, eval_interval: int = 1,
     patience: int | None = None, lr_patience: int | None = None, stop_below: float | None = None,
-    time_limit: float | None = None, checkpoint: Path | None = None, name: str = "fit",
+    time_limit: float | None = None, checkpoint: Path | str | None = None, name: str = "fit",
 ) -> History:  # fmt: skip
     """Train a network, or many of one architecture, each as if alone: descent on its own loss, at its own rates.
 
@@ -92,22 +93,34 @@ def fit(
             functions (see `Identity`) and settings goes on from there, to the same numbers as without interruption.
         name: stands before the progress bar.
     """
+    instance((nn.Module, Sequence), "a module or several", networks=networks)
+    instance((Callable, Sequence), "tensors or a function", data=data, eval_data=() if eval_data is None else eval_data)
+    instance(Callable, "a function", loss=loss)
+    instance(Mapping | None, "functions by name", metrics=metrics)
+    instance(str | Path | None, "a folder", checkpoint=checkpoint)
     metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
     counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval)
     counts |= dict(patience=patience, lr_patience=lr_patience)
+    for key, n in (counts | dict(batch_size=batch_size)).items():
+        if n is not None:
+            at_least(1, **{key: n})
+    generator_of(shuffle_seed)
+    one_of(OPTIMIZERS, optimizer=optimizer)
+    for interval, key, number in (
+        ("(0, inf]", "clip_norm", clip_norm), ("(-inf, inf)", "stop_below", stop_below),
+        ("[0, inf]", "time_limit", time_limit),
+    ):  # fmt: skip
+        if number is not None:
+            within(interval, **{key: number})
     judged = (patience, lr_patience, stop_below) != (None, None, None)
     for broken, rule in (
         ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
         (made and (n_steps is None or batch_size is not None),
          "a function makes its own batches: give n_steps with it, no epochs and no batch_size"),
         (made and eval_data is None, "eval_data must be given where data is a function"),
-        *((n is not None and n < 1, f"{key} must be 1 or more, got {n}") for key, n in counts.items()),
-        (optimizer not in OPTIMIZERS, f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}"),
-        (clip_norm is not None and not clip_norm > 0, f"clip_norm must be positive or None, got {clip_norm}"),
         (norm_type not in (2.0, math.inf), f"norm_type must be 2 or infinity, got {norm_type}"),
         (judged and not metrics, "patience, lr_patience and stop_below need a metric, got none"),
-        (time_limit is not None and (checkpoint is None or not time_limit >= 0),
-         f"time_limit must be 0 or more and needs a checkpoint, got {time_limit=}, {checkpoint=}"),
+        (time_limit is not None and checkpoint is None, f"time_limit needs a checkpoint, got {time_limit=}"),
     ):  # fmt: skip
         if broken:
             raise ValueError(rule)
@@ -115,17 +128,22 @@ def fit(
     nets = [networks] if isinstance(networks, nn.Module) else list(networks)
     identity = Identity()
     described = described_together(nets, identity)
+    if not any(p.requires_grad for net in nets for p in net.parameters()):
+        raise ValueError("networks must have a parameter to learn: requires_grad is False of all, or there is none")
     first = data(0) if callable(data) else data
+    for key, tensors in dict(networks=nets[0].parameters(), data=first, eval_data=eval_data or ()).items():
+        for tensor in tensors:
+            numbered(**{key: tensor})
     for tensor in () if single else (*first, *(eval_data or ())):
         if tensor.shape[:1] != (len(nets),):
             raise ValueError(f"data must have {len(nets)} networks in its first dimension, got {tuple(tensor.shape)}")
     rows = Stack(nets, alone=len(nets) == 1)
-    rates = rows.spread(lr_scale or {}, 1.0) * rows.column(lr, "lr") * rows.trainable
+    rates = rows.spread({} if lr_scale is None else lr_scale, 1.0, "lr_scale") * rows.column(lr, "lr") * rows.trainable
     if not bool(((rates >= 0) & torch.isfinite(rates)).all()):
         raise ValueError("lr times lr_scale must be finite and 0 or more for every network")
-    if not bool(rows.trainable.any()):
-        raise ValueError("networks must have a parameter to learn: requires_grad is False of all")
-    least = rows.spread(lower_bounds or {}, -math.inf)
+    least = rows.spread({} if lower_bounds is None else lower_bounds, -math.inf, "lower_bounds")
+    if bool(least.isnan().any()):
+        raise ValueError("lower_bounds must be numbers, got NaN")
     how = dict(batch_size=batch_size, shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
     plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
     functions = identity.of([loss, metrics, data if made else None]) if checkpoint else ""
@@ -148,7 +166,7 @@ def fit(
         file = None
         if checkpoint:
             decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
-            file = checkpoint / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
+            file = Path(checkpoint) / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
         which = f"{name} {start // size + 1}/{-(-len(nets) // size)}"
         found.append(run.go(file, until, which.removesuffix(" 1/1")))
     joined = {key: np.concatenate([each.metrics[key] for each in found]) for key in metrics}
@@ -170,9 +188,9 @@ class _Run:
         if plan.batch_size is not None and not callable(self.data):
             sizes = {tensor.shape[rows.dim] if tensor.ndim > rows.dim else 0 for tensor in self.data}
             self.n_sequences = max(sizes, default=0)
-            if len(sizes) != 1 or not 1 <= plan.batch_size <= self.n_sequences:
+            if len(sizes) != 1 or plan.batch_size > self.n_sequences:
                 got = f"batch_size={plan.batch_size}, {sizes=}"
-                raise ValueError(f"batch_size must be 1 or more and at most the sequences of the data, got {got}")
+                raise ValueError(f"batch_size must be at most the sequences of the data, as many in all, got {got}")
             self.per_pass = -(-self.n_sequences // plan.batch_size)
         units, self.unit = plan.epochs or plan.n_steps, self.per_pass if plan.epochs else 1  # in steps
         self.points = [*range(0, units, plan.eval_interval), units]

@@ -18,6 +18,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
+from ts_helpers._check import as_tensor, at_least, instance, one_of, within
+
 Gated = nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell
 
 
@@ -31,18 +33,19 @@ class Dial(nn.Module):
     def right_inverse(self, alpha: Tensor | float) -> Tensor:
         """Return the raw tensor for ``alpha``, which broadcasts and is within the limits, else a ValueError."""
         if not hasattr(self, "like"):  # registration: from now on a plain number takes this shape, type and device
-            self.register_buffer("like", torch.zeros_like(torch.as_tensor(alpha)), persistent=False)
-        alpha, shape = torch.as_tensor(alpha, dtype=self.like.dtype, device=self.like.device), self.like.shape
+            self.register_buffer("like", torch.zeros_like(as_tensor("alpha", alpha)), persistent=False)
+        alpha, shape = as_tensor("alpha", alpha, dtype=self.like.dtype, device=self.like.device), self.like.shape
         try:
             alpha = alpha.expand(shape)
         except RuntimeError:
             raise ValueError(f"alpha must broadcast to shape {tuple(shape)}, got {tuple(alpha.shape)}") from None
-        low, high = self.limits
-        wrong = alpha[~((alpha > low) & ((alpha <= high * (1 + 1e-6)) if self.closed else (alpha < high)))]
+        (low, high), raw = self.limits, self.inverse(alpha.detach())
+        inside = (alpha > low) & ((alpha <= high * (1 + 1e-6)) if self.closed else (alpha < high))
+        wrong = alpha[~(inside & alpha.isfinite() & raw.isfinite())]
         if len(wrong):  # by more than rounding, where the end belongs to the interval
             limits = f"({low:g}, {high:g}{']' if self.closed else ')'}"
             raise ValueError(f"alpha of a {type(self).__name__} dial must lie in {limits}, got {wrong[0].item():g}")
-        return self.inverse(alpha.detach()).clone()
+        return raw.clone()
 
 
 class Clamped(Dial):
@@ -51,7 +54,7 @@ class Clamped(Dial):
     .. math:: \alpha = 1 / \max(\tau, \text{floor})
 
     Source: Benureau & Tani (2018), Section 2, where the floor is 1. Below it the gradient is zero: a tau that has
-    stepped there cannot come back. A floor of 0 is none; one that is negative or not finite raises a ValueError.
+    stepped there cannot come back. A floor of 0 is none; one that is negative or above 1e30 raises a ValueError.
     """
 
     closed = True
@@ -59,8 +62,7 @@ class Clamped(Dial):
 
     def __init__(self, floor: float = 1.0):
         super().__init__()
-        if not 0 <= floor < math.inf:
-            raise ValueError(f"floor must be 0 or positive, got {floor=}")
+        within("[0, 1e30]", floor=floor)
         self.register_buffer("floor", torch.tensor(float(floor)), persistent=False)
 
     @property
@@ -95,8 +97,7 @@ class LogTau(Dial):
 
     def __init__(self, dt: float = 1.0):
         super().__init__()
-        if not dt > 0:
-            raise ValueError(f"dt must be positive, got {dt=}")
+        within("(0, inf)", dt=dt)
         self.log_dt = math.log(dt)
 
     def forward(self, T: Tensor) -> Tensor:
@@ -127,11 +128,15 @@ def set_dial(module: nn.Module, name: str, dial: Dial) -> None:
     ``module.<name>`` then reads as alpha, and what is assigned to it is alpha, a number or a tensor that broadcasts.
     The raw number, of the same shape, is the parameter ``module.parametrizations.<name>.original``, see `raw_name`.
     """
+    instance(nn.Module, "a module", module=module)
+    instance(Dial, "a dial", dial=dial)
+    instance(str, "a name", name=name)
     parametrize.register_parametrization(module, name, dial)
 
 
 def raw_name(name: str) -> str:
     """Return what PyTorch calls the raw number behind the dial on the parameter ``name``, such as ``cell.alpha``."""
+    instance(str, "a name", name=name)
     path, _, last = name.rpartition(".")
     return f"{path}.parametrizations.{last}.original".lstrip(".")
 
@@ -150,12 +155,11 @@ def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
     """
     pairs = _bias_pairs(gates)
     order = ["i", "f", None, "o"] if isinstance(gates, nn.LSTM | nn.LSTMCell) else ["r", "z", None]  # None: no gate
-    if gate not in order:
-        names = ", ".join(filter(None, order))
-        raise ValueError(f"gate of {type(gates).__name__} must be one of {names}, got {gate!r}")
-    b, shape = torch.as_tensor(b), (len(pairs), gates.hidden_size)
-    if b.shape not in ((), shape[1:], shape):
-        raise ValueError(f"b must be a number or have shape {shape[1:]} or {shape}, got {tuple(b.shape)}")
+    one_of([name for name in order if name], gate=gate)
+    b, shape = as_tensor("b", b), (len(pairs), gates.hidden_size)
+    if b.shape not in ((), shape[1:], shape) or not bool(b.isfinite().all()):
+        rule = f"b must be a finite number or have shape {shape[1:]} or {shape}"
+        raise ValueError(f"{rule}, got {b.item() if b.ndim == 0 else tuple(b.shape)}")
     with torch.no_grad():
         for (ih, hh), b_layer in zip(pairs, b.expand(shape), strict=True):
             ih.chunk(len(order))[order.index(gate)].copy_(b_layer)
@@ -168,11 +172,13 @@ def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, gen
     .. math:: b \sim \log(\mathcal{U}([T_{\min}, T_{\max}]) - 1)
 
     Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM, :math:`b_f \sim
-    \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is not finite, or
-    not ``1 < T_min < T_max``, raises a ValueError; gates are refused as by `set_gate_bias_`.
+    \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is not
+    ``1 < T_min < T_max <= 1e18`` raises a ValueError; gates are refused as by `set_gate_bias_`.
     """
-    if not 1 < T_min < T_max < math.inf:
-        raise ValueError(f"T_min and T_max must be finite with 1 < T_min < T_max, got {T_min=}, {T_max=}")
+    within("(1, 1e18]", T_min=T_min, T_max=T_max)
+    instance(Generator, "a torch.Generator", generator=generator)
+    if not T_min < T_max:
+        raise ValueError(f"T_min must be below T_max, got {T_min=}, {T_max=}")
     _start_(gates, lambda *shape: torch.log(T_min - 1 + (T_max - T_min) * torch.rand(shape, generator=generator)))
 
 
@@ -181,6 +187,7 @@ def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: Generat
 
     Source: Tallec & Ollivier (2018), footnote 7. Departure: T is at most T_max. Refuses as that and `set_gate_bias_`.
     """
+    instance(Generator, "a torch.Generator", generator=generator)
     law = heavy_tailed(T_max)
 
     def draw(*shape: int) -> Tensor:
@@ -199,7 +206,8 @@ def heavy_tailed(T_max: int) -> Tensor:
     beyond k still holds about ``1 / (3.39 log(k))``, 2 % beyond a million steps, more than any sequence can teach, and
     from ``2^24`` on sigmoid(log(T)) is 1 in single precision. A T_max not in 1 to ``2^23`` raises a ValueError.
     """
-    if not 1 <= T_max <= 2**23:
+    at_least(1, T_max=T_max)
+    if T_max > 2**23:
         raise ValueError(f"T_max must be in 1 to 2^23, got {T_max}")
     k = torch.arange(1, T_max + 1, dtype=torch.float64)
     weights = 1 / (k * torch.log(k + 1) ** 2)
@@ -208,6 +216,8 @@ def heavy_tailed(T_max: int) -> Tensor:
 
 def _start_(gates: Gated | Tensor, draw: Callable[..., Tensor]) -> None:
     if isinstance(gates, Tensor):
+        if not gates.is_floating_point() or gates.is_meta:
+            raise TypeError(f"gates must be an LSTM, a GRU or a tensor of floats, got {gates.dtype}, {gates.device}")
         with torch.no_grad():
             gates.copy_(-draw(*gates.shape))
         return

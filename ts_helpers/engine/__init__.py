@@ -61,9 +61,9 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
     fitting = [("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))]
     for name, tensor, shape in [*fitting, *(("state", state, (batch, units)) for state in states)]:
-        if tensor.shape != shape or tensor.dtype != W.dtype:
-            got = f"{tuple(tensor.shape)}, {tensor.dtype}"
-            raise ValueError(f"{name} must have shape {tuple(shape)} and be {W.dtype} for these weights, got {got}")
+        if tensor.shape != shape or (tensor.dtype, tensor.device) != (W.dtype, W.device):
+            rule = f"have shape {tuple(shape)} and be {W.dtype} on {W.device} for these weights"
+            raise ValueError(f"{name} must {rule}, got {tuple(tensor.shape)}, {tensor.dtype}, {tensor.device}")
     known = gated or f in FUNCTIONS
     if not (known and batch and units <= LARGEST and x.device.type == "cpu" and x.dtype in TYPES):
         return None
