@@ -103,8 +103,8 @@ def tried(names=("learn 8", "fixed 8"), x=X, choices=SMALL, **change):
     return paper.experiment(names, x, choices=choices, **dict(n_seeds=2, seed=5, epochs=20) | change)
 
 
-SHAPE = r"generated must have shape \(7, 3, 2\), one step less than x, got .*\d"
-AGAINST = "against must be 'aligned' or 'one step off', got 'off'"
+SHAPE = r"generated must be as x, \(time, sequences, features\), but a step less, got .*\d"
+AGAINST = "against must be one of aligned, one step off, got 'off'"
 
 
 @pytest.mark.parametrize(
@@ -115,12 +115,15 @@ AGAINST = "against must be 'aligned' or 'one step off', got 'off'"
             for shape in [(8, 3, 2), (7, 3, 1), (7, 1, 2), (7, 3)]
         ),
         (lambda: closed_loop_error(torch.zeros(7, 3, 2), sequences(), "off"), AGAINST),
-        (lambda: NextStep(next_step().cell, 0, 3, generator=None), "features=0, n_sequences=3"),
-        (lambda: NextStep(next_step().cell, 2, -1, generator=None), "features=2, n_sequences=-1"),
+        (lambda: NextStep(next_step().cell, 0, 3, generator=torch.Generator()), "features=0, n_sequences=3"),
+        (lambda: NextStep(next_step().cell, 2, -1, generator=torch.Generator()), "features=2, n_sequences=-1"),
+        (lambda: Choices(dial="clmp"), "dial must be one of clamp, projection, log, got 'clmp'"),
+        (lambda: Choices(loss="mse"), "loss must be one of mean, sum, got 'mse'"),
+        (lambda: tried([]), "names must be one of learn 100"),
         (lambda: next_step()(torch.zeros(6, 2, 2).double()), "state must have shape"),
         (lambda: next_step()(torch.zeros(6, 3, 1).double()), "x must have shape"),
-        (lambda: tried(["learn 9"]), r"names must be of learn 100, .*, got 'learn 9'"),
-        (lambda: tried(x=X.expand(3, *X.shape)), "x must have sequences for each of 2 seeds, got 3"),
+        (lambda: tried(["learn 9"]), "names must be one of learn 100, .*, got 'learn 9'"),
+        (lambda: tried(x=X.expand(3, *X.shape)), r"x must be .*, or that for each of 2 seeds, got torch.Size\(\[3, "),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

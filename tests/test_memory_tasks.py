@@ -164,16 +164,18 @@ def test_late_targets_are_due_so_many_steps_later_and_the_score_is_that_of_longe
         (dict(task="reading"), "task must be one of copying, variable copying, adding, got 'reading'"),
         (dict(starts={}), "starts must name one or more, got {}"),
         (dict(late=3), "late must be 0 for adding, got 3"),
-        (dict(task="copying", late=-3), "late must be 0 or more, got -3"),
-        (dict(n_seeds=0), "n_seeds must be 1 or more, got 0"),
+        (dict(task="copying", late=-3), "run and late must be 0 or more, got run=0, late=-3"),
+        (dict(n_seeds=0), "n_seeds must be 1 or more, got n_seeds=0"),
         (dict(n_evaluations=3), "n_evaluations must divide n_steps, got n_evaluations=3, n_steps=20"),
-        (dict(n_evaluations=0), "n_evaluations must divide n_steps"),
+        (dict(n_evaluations=0), "n_evaluations must be 1 or more, got n_evaluations=0"),
+        (dict(units=2.5), "hidden_size must be a whole number, got 2.5"),
+        (dict(run=True), "run must be a whole number, got True"),
         (dict(run=2), "run must be one of n_seeds=2, 0 to 1, got 2"),
-        (dict(run=-1), "run must be one of n_seeds=2, 0 to 1, got -1"),
+        (dict(run=-1), "run and late must be 0 or more, got run=-1, late=0"),
     ],
 )
 def test_what_cannot_be_is_refused(how, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         compared(**how)
 
 

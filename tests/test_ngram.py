@@ -66,10 +66,10 @@ def test_periodic_text_is_predicted_from_a_period_and_text_without_rule_never():
 @pytest.mark.parametrize(
     ("sizes", "longest", "message"),
     [
-        ((9, 9), -1, r"longest must be 0 or more, .* got -1"),
-        ((99, 99), 13, r"with 27 \*\* \(longest \+ 1\) below 2 \*\* 63, got 13"),
-        ((3, 9), 3, "train and held must have more than 3 symbols, got 3 and 9"),
-        ((9, 3), 3, "train and held must have more than 3 symbols, got 9 and 3"),
+        ((9, 9), -1, "longest must be 0 or more, got longest=-1"),
+        ((99, 99), 13, r"27 \*\* \(longest \+ 1\) is below 2 \*\* 63, got 13"),
+        ((3, 9), 3, r"train must have more than 3 symbols, in one row, got \(3,\)"),
+        ((9, 3), 3, r"held must have more than 3 symbols, in one row, got \(3,\)"),
     ],
 )
 def test_contexts_too_long_are_refused(sizes, longest, message):
@@ -80,3 +80,9 @@ def test_contexts_too_long_are_refused(sizes, longest, message):
 def test_longest_contexts_that_have_a_number_are_told_apart():
     train = torch.tensor([26] * 13 + [25] + [26] * 12 + [24], dtype=torch.uint8)
     assert np.isfinite(witten_bell_bits(train, train, 27, 12)).all()
+
+
+@pytest.mark.parametrize("codes", [torch.tensor([0, 1, 27]), torch.tensor([0, -1, 2]), torch.tensor([0.0, 1.0, 2.0])])
+def test_symbols_that_are_none_are_refused(codes):
+    with pytest.raises(ValueError, match="held must hold whole numbers from 0 to 26, got others"):
+        witten_bell_bits(torch.arange(3), codes, 27, 1)

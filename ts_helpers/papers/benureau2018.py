@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ts_helpers._check import at_least, instance, numbered, one_of
 from ts_helpers.cells import MTRNNCell, unroll
 from ts_helpers.fit import fit
 from ts_helpers.seeding import generator_of
@@ -43,8 +44,8 @@ class NextStep(nn.Module):
 
     def __init__(self, cell: MTRNNCell, features: int, n_sequences: int, *, generator: torch.Generator):
         super().__init__()
-        if features < 1 or n_sequences < 1:
-            raise ValueError(f"features and n_sequences must be 1 or more, got {features=}, {n_sequences=}")
+        instance(MTRNNCell, "an MTRNNCell", cell=cell)
+        at_least(1, features=features, n_sequences=n_sequences, generator=generator)
         self.cell = cell
         n = cell.layers[0]
         self.V = nn.Parameter((2 * torch.rand(features, n, generator=generator) - 1) / n**0.5)
@@ -66,7 +67,9 @@ class NextStep(nn.Module):
         Returns:
             (n_steps, sequences, features): what follows x.
         """
-        h, outputs = self.h0, []
+        at_least(1, n_steps=n_steps)
+        h: Tensor = self.h0
+        outputs = []
         with parametrize.cached():
             for _ in range(n_steps):
                 h = self.cell(x, h)
@@ -89,12 +92,12 @@ def closed_loop_error(generated: Tensor, x: Tensor, against: Literal["aligned", 
     Raises:
         ValueError: shapes do not fit, or an unknown ``against``.
     """
-    if generated.shape != x[1:].shape:
-        raise ValueError(f"generated must have shape {tuple(x[1:].shape)}, one step less than x, got {generated.shape}")
+    numbered(generated=generated, x=x)
+    one_of(("aligned", "one step off"), against=against)
+    if x.ndim != 3 or generated.shape != x[1:].shape:
+        raise ValueError(f"generated must be as x, (time, sequences, features), but a step less, got {generated.shape}")
     if against == "one step off":
         generated = torch.cat([x[:1], generated[:-1]])
-    elif against != "aligned":
-        raise ValueError(f"against must be 'aligned' or 'one step off', got {against!r}")
     return ((generated - x[1:]) ** 2).sum((0, 2)).mean()
 
 
@@ -144,6 +147,10 @@ class Choices:
     update: Literal["simultaneous", "sequential"] = "simultaneous"
     dial: Literal["clamp", "projection", "log"] = "clamp"
     loss: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        one_of(("clamp", "projection", "log"), dial=self.dial)
+        one_of(("mean", "sum"), loss=self.loss)
 
 
 def network(setting: Setting, choices: Choices, n_sequences: int, features: int, *, seed: Sequence[int]) -> NextStep:
@@ -207,11 +214,13 @@ def experiment(
     Raises:
         ValueError: an unknown name, or x with sequences for another number of seeds.
     """
-    unknown = [name for name in names if name not in SETTINGS]
-    if unknown:
-        raise ValueError(f"names must be of {', '.join(SETTINGS)}, got {unknown[0]!r}")
-    if x.ndim == 4 and len(x) != n_seeds:
-        raise ValueError(f"x must have sequences for each of {n_seeds} seeds, got {len(x)}")
+    instance(Sequence, "a sequence", names=names)
+    for name in names or ("",):
+        one_of(SETTINGS, names=name)
+    at_least(1, n_seeds=n_seeds, epochs=epochs)
+    numbered(x=x)
+    if x.ndim not in (3, 4) or (x.ndim == 4 and len(x) != n_seeds):
+        raise ValueError(f"x must be (time, sequences, features), or that for each of {n_seeds} seeds, got {x.shape}")
     each = x if x.ndim == 4 else x.expand(n_seeds, *x.shape)
     settings = [SETTINGS[name] for name in names for _ in range(n_seeds)]
     sizes = x.shape[-2:]

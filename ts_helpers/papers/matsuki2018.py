@@ -1,12 +1,14 @@
 """The online learning of Matsuki & Shibata (2018), for many networks at once; tasks and figures stay in chapters."""
 
 import math
+from reprlib import repr as short
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from ts_helpers._check import as_tensor, at_least, numbered, one_of, within
 from ts_helpers.engine.lanes import COMPILE, LANES, compiling, exp_of_negative, load, store, tanh, where_negative
 
 BOUNDS = (0.01, 100.0)  # Section 3.1: "the range of time constants is limited from 0.01 to 100"
@@ -57,23 +59,27 @@ class OnlineLearner:
         eta_w: float | Tensor = 0.0, eta_tau: float | Tensor = 0.0, eta_u: float | Tensor = 0.0,
         update: str = "log", tau_gradient: str = "local", weight_gradient: str = "local", forcing: str = "after",
     ):  # fmt: skip
-        n, networks = u.shape
-        if W.shape != (n, n, networks) or tau.shape != (n, networks):
-            got = f"W {tuple(W.shape)}, tau {tuple(tau.shape)}"
-            raise ValueError(f"W must be (n, n, networks) and tau (n, networks) for u {tuple(u.shape)}, got {got}")
+        numbered(W=W, tau=tau, u=u)
+        within("(0, inf)", dt=dt)
+        n, networks = u.shape if u.ndim == 2 else (0, 0)
+        one_type = u.is_floating_point() and u.dtype == W.dtype == tau.dtype
+        if W.shape != (n, n, networks) or tau.shape != (n, networks) or u.ndim != 2 or not one_type:
+            got = f"W {tuple(W.shape)}, tau {tuple(tau.shape)}, of {W.dtype}, {tau.dtype}, {u.dtype}"
+            rule = f"W must be (n, n, networks) and tau (n, networks) for u {tuple(u.shape)}, of one type of floats"
+            raise ValueError(f"{rule}, got {got}")
         low, high = BOUNDS
         if not bool(((tau >= low) & (tau <= high)).all()):
             raise ValueError(f"tau must lie in [{low:g}, {high:g}], got {tau.min().item():g} to {tau.max().item():g}")
+        for name, eta in (("eta_w", eta_w), ("eta_tau", eta_tau), ("eta_u", eta_u)):
+            rate = as_tensor(name, eta, dtype=u.dtype)
+            if rate.shape not in ((), (networks,)) or not bool(((rate >= 0) & rate.isfinite()).all()):
+                raise ValueError(f"{name} must be 0 or positive, a number or one for each network, got {short(eta)}")
         self.eta_w, self.eta_tau, self.eta_u = (torch.as_tensor(eta, dtype=u.dtype) for eta in (eta_w, eta_tau, eta_u))
-        for name in ("eta_w", "eta_tau", "eta_u"):
-            if not bool((getattr(self, name) >= 0).all()):
-                raise ValueError(f"{name} must be 0 or positive, got {getattr(self, name).min().item():g}")
         self.update, self.forcing = update, forcing
         self.tau_gradient, self.weight_gradient = tau_gradient, weight_gradient
         known = dict(update=UPDATES, tau_gradient=GRADIENTS, weight_gradient=GRADIENTS, forcing=FORCINGS)
         for name, choices in known.items():
-            if (choice := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {choice!r}")
+            one_of(choices, **{name: getattr(self, name)})
         self.W, self.tau, self.T, self.u = W.clone(), tau.clone(), tau.log(), u.clone()
         self.x, self.dt, rates = torch.tanh(u), dt, (self.eta_w, self.eta_tau, self.eta_u)
         self.learns_w, self.learns_tau, self.forces = (bool((eta > 0).any()) for eta in rates)
@@ -116,10 +122,12 @@ class OnlineLearner:
 
         Network k is taught the sequence which[k]; without which, each its own, or all the only one. Else a ValueError.
         """
-        (n, networks), which = self.u.shape, torch.arange(d.shape[-1], device=d.device) if which is None else which
-        named = which.ndim == 1 and len(which) in (1, networks) and bool(((which >= 0) & (which < d.shape[-1])).all())
-        if d.ndim != 3 or d.shape[1] != n or not named:
-            got = f"d {tuple(d.shape)}, which {which.tolist()[:9]}"
+        numbered(d=d, which=d if which is None else which)
+        (n, networks), last = self.u.shape, d.shape[-1] if d.ndim else 0
+        which = torch.arange(last, device=d.device) if which is None else which
+        named = which.ndim == 1 and len(which) in (1, networks) and bool(((which >= 0) & (which < last)).all())
+        if which.is_floating_point() or d.ndim != 3 or d.shape[1] != n or not named:
+            got = f"d {tuple(d.shape)}, which {short(which.tolist())}"
             raise ValueError(f"d must be (time, {n}, sequences), and which name one or {networks} of these, got {got}")
         if self.u.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
             self._run(d.to(self.u), which.expand(self.u.shape[1:]), self.u.new_empty(0, *self.u.shape))
@@ -130,6 +138,7 @@ class OnlineLearner:
     @torch.no_grad()
     def run(self, steps: int) -> Tensor:
         """Take so many steps without a teacher; return the outputs x, (time, n, networks)."""
+        at_least(0, steps=steps)
         x = self.u.new_empty(steps, *self.u.shape)
         if self.u.is_cpu:
             self._run(x[:0], torch.zeros(x.shape[2:], dtype=torch.int64), x)

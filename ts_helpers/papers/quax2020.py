@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from torch import Tensor
 
+from ts_helpers._check import at_least, instance, within
 from ts_helpers.cells import ARUCell, Network
 from ts_helpers.datasets.teachers import smoothed_noise
 from ts_helpers.fit import History, fit
@@ -35,6 +36,7 @@ def network(
         scale: of the weights.
         seed: path of seeds.
     """
+    instance(Sequence, "a path of seeds", seed=seed)
     generator = generator_of(*seed)
     cell = ARUCell(features[0], units, alpha_s, alpha_r, Direct(), f=f, scale=scale, generator=generator)
     return Network(cell, units, features[1], scale=scale, generator=generator)
@@ -46,6 +48,8 @@ def resting(cell: ARUCell, level: float = 0.5) -> Tensor:
     Found by going back and forth between ``I = W r + U x + b`` and ``r = f(I)``, which settles where units excite one
     another weakly.
     """
+    instance(ARUCell, "an ARUCell", cell=cell)
+    within("[-1e6, 1e6]", level=level)
     with torch.no_grad():
         r = torch.zeros_like(cell.b)
         for _ in range(500):
@@ -66,6 +70,9 @@ def teacher_data(
     Returns:
         Four tensors (20, sequences, features).
     """
+    instance(Network, "a Network", teacher=teacher)
+    instance(Sequence, "a path of seeds", seed=seed)
+    at_least(1, n_train=n_train, n_valid=n_valid)
     generator = generator_of(*seed)
     x = smoothed_noise(20, n_train + n_valid, features, window=window, order=order, generator=generator)
     with torch.no_grad():
@@ -145,9 +152,10 @@ def grid(step: float) -> np.ndarray:
     Source: "Influence of time constants": 0.001 to 1.3.
 
     Raises:
-        ValueError: 1 is not a multiple of the step.
+        ValueError: 1 is not a multiple of the step, or it is below 1e-4.
     """
-    if not 0 < step <= 1 or abs(1 / step - round(1 / step)) > 1e-9:
+    within("[1e-4, 1]", step=step)
+    if abs(1 / step - round(1 / step)) > 1e-9:
         raise ValueError(f"step must be 1 over a whole number, for 1 to be on the grid, got {step}")
     return np.array([0.001, *(round(k * step, 9) for k in range(1, int(1.3 / step + 1e-9) + 1))])
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ts_helpers._check import at_least, instance
 from ts_helpers.datasets.pixels import Part
 from ts_helpers.seeding import generator_of
 
@@ -38,6 +39,9 @@ def shuffled_batches(part: Part, batch_size: int, *seed: int) -> tuple[Callable[
     Raises:
         ValueError: there are fewer images than a batch has.
     """
+    instance(Part, "a Part", part=part)
+    at_least(1, batch_size=batch_size)
+    generator_of(*seed)  # refuses what is no seed, now
     if batch_size > len(part.y):
         raise ValueError(f"batch_size must be at most {len(part.y)}, the number of images, got {batch_size}")
     n_steps = len(part.y) // batch_size

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ts_helpers._check import at_least
+
 
 class LSTMNetwork(nn.Module):
     """Reads a sequence, with an output at every step.
@@ -17,6 +19,8 @@ class LSTMNetwork(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, *, generator: torch.Generator):
         super().__init__()
+        at_least(1, input_size=input_size, hidden_size=hidden_size, generator=generator)
+        at_least(1, output_size=output_size)
         self.lstm = nn.LSTM(input_size, hidden_size)
         self.read_out = nn.Linear(hidden_size, output_size)
         for p in self.parameters():

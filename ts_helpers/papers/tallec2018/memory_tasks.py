@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ts_helpers._check import at_least, instance, one_of, within
 from ts_helpers.datasets import copying
 from ts_helpers.fit import History, fit
 from ts_helpers.papers.tallec2018.lstm import LSTMNetwork
@@ -127,19 +128,20 @@ def compare(
         ValueError: no such task; no start; targets that are early, or late where there is one at the end; evaluations
             that do not divide n_steps; no run, or no such run.
     """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    instance(Mapping, "functions by name", starts=starts)
+    at_least(1, n_seeds=n_seeds)
+    at_least(0, run=0 if run is None else run, late=late)
+    within("(-inf, inf)", stop_below=0 if stop_below is None else stop_below)
+    at_least(1, n_evaluations=n_evaluations)
+    at_least(1, n_steps=n_steps)
+    one_of(TASKS, task=task)
     if not starts:
         raise ValueError(f"starts must name one or more, got {starts}")
-    if late < 0:
-        raise ValueError(f"late must be 0 or more, got {late}")
     if late and task == "adding":
         raise ValueError(f"late must be 0 for adding, got {late}")
-    if n_evaluations < 1 or n_steps % n_evaluations:
+    if n_steps % n_evaluations:
         raise ValueError(f"n_evaluations must divide n_steps, got {n_evaluations=}, {n_steps=}")
-    if n_seeds < 1:
-        raise ValueError(f"n_seeds must be 1 or more, got {n_seeds}")
-    if run is not None and not 0 <= run < n_seeds:
+    if run is not None and run not in range(n_seeds):
         raise ValueError(f"run must be one of n_seeds={n_seeds}, 0 to {n_seeds - 1}, got {run}")
     of = TASKS[task]
     runs = range(n_seeds) if run is None else [run]

@@ -3,6 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from ts_helpers._check import at_least, numbered
+
 
 def witten_bell_bits(train: Tensor, held: Tensor, n_symbols: int, longest: int) -> np.ndarray:
     r"""Return the bits per symbol that are left when k symbols before it are known, for k = 0 to ``longest``.
@@ -30,10 +32,16 @@ def witten_bell_bits(train: Tensor, held: Tensor, n_symbols: int, longest: int) 
         ValueError: ``longest`` is negative, or so great that contexts have no number of 63 bits; or a text has not more
             symbols than that.
     """
-    if longest < 0 or n_symbols ** (longest + 1) >= 2**63:
-        raise ValueError(f"longest must be 0 or more, with {n_symbols} ** (longest + 1) below 2 ** 63, got {longest}")
-    if min(len(train), len(held)) <= longest:
-        raise ValueError(f"train and held must have more than {longest} symbols, got {len(train)} and {len(held)}")
+    at_least(0, longest=longest)
+    at_least(1, n_symbols=n_symbols)
+    numbered(train=train, held=held)
+    if longest > 62 or n_symbols ** (longest + 1) >= 2**63:
+        raise ValueError(f"longest must be such that {n_symbols} ** (longest + 1) is below 2 ** 63, got {longest}")
+    for name, codes in (("train", train), ("held", held)):
+        if codes.ndim != 1 or len(codes) <= longest:
+            raise ValueError(f"{name} must have more than {longest} symbols, in one row, got {tuple(codes.shape)}")
+        if codes.is_floating_point() or not 0 <= int(codes.min()) <= int(codes.max()) < n_symbols:
+            raise ValueError(f"{name} must hold whole numbers from 0 to {n_symbols - 1}, got others, {codes.dtype}")
     seen, asked = (codes.numpy().astype(np.int64) for codes in (train, held))
     runs, asked_runs = np.int64(0), np.int64(0)  # symbol and context as digits, the symbol last
     p, bits = np.full(len(asked) - longest, 1 / n_symbols), []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ts_helpers._check import at_least, instance
 from ts_helpers.timescales import chrono_init_
 
 AT_ONCE = 128  # windows; more do not fit into a small GPU with the paper's 2000 units
@@ -40,6 +41,8 @@ class StepNorm(nn.Module):
 
     def __init__(self, features: int, max_steps: int, *, shift: bool):
         super().__init__()
+        at_least(1, features=features, max_steps=max_steps)
+        instance(bool, "True or False", shift=shift)
         self.gain = nn.Parameter(torch.full((features,), 0.1))
         self.shift = nn.Parameter(torch.zeros(features)) if shift else None
         self.register_buffer("mean", torch.zeros(max_steps, features))
@@ -98,8 +101,7 @@ class BatchNormLSTM(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, max_steps: int, *, generator: torch.Generator):
         super().__init__()
-        if min(input_size, hidden_size, max_steps) < 1:
-            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}, {max_steps=}")
+        at_least(1, input_size=input_size, hidden_size=hidden_size, max_steps=max_steps, generator=generator)
         self.W, self.U = (
             nn.Parameter(nn.init.orthogonal_(torch.empty(4 * hidden_size, columns), generator=generator))
             for columns in (hidden_size, input_size)
@@ -165,8 +167,7 @@ class RecurrentHighway(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, depth: int, *, generator: torch.Generator):
         super().__init__()
-        if min(input_size, hidden_size, depth) < 1:
-            raise ValueError(f"sizes must be 1 or more, got {input_size=}, {hidden_size=}, {depth=}")
+        at_least(1, input_size=input_size, hidden_size=hidden_size, depth=depth, generator=generator)
 
         def draw(*shape: int) -> nn.Parameter:
             return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / hidden_size**0.5)
