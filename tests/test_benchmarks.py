@@ -10,7 +10,7 @@ import run
 import ways
 import xarray as xr
 from nbformat import v4
-from stress import kills
+from stress import inputs, kills
 from workloads import WORKLOADS
 
 from ts_helpers.book import records
@@ -167,3 +167,7 @@ def test_stress_sees_what_is_half_written_another_s_or_gone(left, name, old, new
 def test_stress_tells_how_much_training_a_kill_has_cost(steps, behind):
     looked_at = "a 0 0 0|b 0 0 0|c 0 0 0|"  # the first batch of each process
     assert kills.lost((looked_at + steps).replace("|", "\n"), interval=10) == behind
+
+
+def test_no_public_function_is_left_out_of_the_stress():
+    assert inputs.public() == []

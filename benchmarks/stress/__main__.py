@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import inputs
 import kills
@@ -30,19 +29,17 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a sample, in two minutes; else a quarter of an hour")
     parser.add_argument("--record", action="store_true", help=f"write the figures to {RECORD.relative_to(ROOT)}")
     options = parser.parse_args()
-    tried, bad, start = Counter[str](), Counter[str](), time.monotonic()
+    start, rows = time.monotonic(), inputs.run(options.quick)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        tried, bad = Counter[str](), Counter[str]()
         for what, done in [(what, pool.submit(task)) for what, task in kills.tasks(Path(folder), options.quick)]:
             times, wrong = done.result()
             tried[what] += times
             bad[what] += len(wrong)
             print(*(f"LOST  {what}: {each}" for each in wrong), sep="\n", end="\n" * bool(wrong), flush=True)
-    rows: list[dict[str, Any]] = [
-        {"what": w, "tried": tried[w], "bad": bad[w], "of": "lost"} for w in tried if tried[w]
-    ]
-    rows += inputs.run(options.quick)
+        rows += [{"what": what, "tried": tried[what], "bad": bad[what], "of": "lost"} for what in +tried]
     for row in rows:
-        print(f"{row['what']:<70} {row['tried']:>7}   {row['of']}: {row['bad']}")
+        print(f"{row['what']:<50} {row['tried']:>7}   {row['of']}: {row['bad']}")
     print(f"{time.monotonic() - start:.0f} s")
     if options.record:
         git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)

@@ -261,15 +261,16 @@ def older(case: Case, number: int) -> Outcome:
     return 1, wrong + ["refused, and changed"] * (before != {path: path.read_bytes() for path in case.record.iterdir()})
 
 
-def full(case: Case, number: int) -> Outcome:
-    """Fill the disk: a small one of its own grows by a page until a run fits; then nothing may be written there."""
+def full(case: Case, number: int, step: int) -> Outcome:
+    """Fill the disk: a small one of its own grows by some pages until a run fits; then nothing may be written there."""
     case.notes, wrong = False, list[str]()  # the small disk lies over what was there
     mount = ["mount", "-t", "tmpfs", "none", str(case.out), "-o"]
     if subprocess.run([*mount, "size=4k"], stderr=subprocess.DEVNULL).returncode:
         print("disk full, and read-only output: left out, since only root may mount a small disk")
         return 0, []
     try:
-        for pages in itertools.count(1):
+        for tried in itertools.count(1):
+            pages = 1 + step * (tried - 1)
             subprocess.run([*mount, f"remount,size={4 * pages}k"], check=True)
             run = case.start(0)
             found = run.end(60 + case.length) + run.refused(0, 1, 2, said="No space left")
@@ -282,7 +283,7 @@ def full(case: Case, number: int) -> Outcome:
         wrong += [f"read-only: {each}" for each in run.end(60) + run.refused(2) + case.look(0)]
     finally:
         subprocess.run(["umount", "--lazy", str(case.out)], check=True)
-    return pages, wrong
+    return tried, wrong
 
 
 def tasks(folder: Path, quick: bool) -> Iterator[tuple[str, Callable[[], Outcome]]]:
@@ -290,10 +291,10 @@ def tasks(folder: Path, quick: bool) -> Iterator[tuple[str, Callable[[], Outcome
     short = Case.made(folder / "short", n_steps=60, interval=0.1)
     long = Case.made(folder / "long", n_steps=600 if quick else 1500, interval=2.0)
     plan: list[tuple[str, Case, Callable[..., Outcome], int, tuple[Any, ...]]] = [
+        ("disk full, and at last read-only", short, full, 1, (5 if quick else 1,)),
         ("kill -9, trainings with checkpoints", long, kills, 1 if quick else 5, (2 if quick else 4,)),
         ("kill -9, short runs", short, kills, 2 if quick else 20, (3 if quick else 15,)),
         ("SIGTERM, short runs", short, kills, 1 if quick else 2, (3 if quick else 10, signal.SIGTERM)),
-        ("disk full, at each size, and read-only", short, full, 1, ()),
         ("two runs of one notebook at once", short, twice, 1 if quick else 10, ()),
         ("clock set back", short, clock, 2 if quick else 6, ()),
         ("older record in the place of a new one", short, older, len(OLDER), ()),
