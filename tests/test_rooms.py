@@ -49,7 +49,7 @@ def test_only_cells_one_paper_and_its_own_chapter_use_the_engine():
     used |= {name: imports(code) for name, code in chapters.items()}
     who = {name for name, modules in used.items() if "engine" in map(room, modules)}
     assert who == {"ts_helpers.cells", COMPILED, "engine/speed"}
-    assert USED[COMPILED] == {"ts_helpers.engine.lanes"}
+    assert {used for used in USED[COMPILED] if room(used) == "engine"} == {"ts_helpers.engine.lanes"}
 
 
 @pytest.mark.parametrize("module", FILES)
