@@ -266,7 +266,7 @@ def test_what_the_book_made_makes_way_with_its_record_or_without_and_of_the_edit
     nbformat.write(made, path)
     (project / "results/doe2020/own.paper.folder").mkdir(parents=True)
     assert run.Job("doe2020/leak").blocked() == []
-    assert run.main([]) == 0
+    assert run.main(["-p", "tau", "3"]) == 0
     shutil.rmtree(project / "_build")
     assert run.main(["--check"]) == 1
     assert run.main([]) == run.main(["--check"]) == 0

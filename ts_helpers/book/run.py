@@ -175,6 +175,7 @@ def imported(source: str) -> set[str]:
 def execute(job: Job) -> str:
     """Run one notebook in this process's own kernel; return what went wrong, or nothing: ""."""
     start, inputs, before = time.perf_counter(), job.fingerprint, whole(job.record)
+    found = job.executed.read_bytes() if job.executed.exists() else b""
     own = job.partial.with_name(f".{job.executed.stem}.{os.getpid()}.partial.ipynb")  # if two run it at once
     os.environ |= {"TS_RECORDS": str(job.records), "TS_CHECKPOINTS": str(job.checkpoints), "TS_NOTEBOOK": job.name}
     # papermill shows what it sets: only what differs from the page's own cell
@@ -202,7 +203,7 @@ def execute(job: Job) -> str:
         made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
         notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
         nbformat.write(notebook, own)
-        if job.is_foreign:  # changed while this ran
+        if job.is_foreign and job.executed.read_bytes() != found:  # changed while this ran
             return BLOCKED.format(job.executed)
         os.replace(own, job.executed)
         job.partial.unlink(missing_ok=True)
