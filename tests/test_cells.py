@@ -722,6 +722,7 @@ REFUSED = [
     (lambda: unroll(rnn(), X.tolist()), r"x must be a Tensor, got \[\["),
     (lambda: unroll(rnn(), X.to("meta")), "x must .* be torch.float32 on cpu for these weights, got .*, meta"),
     (lambda: unroll(rnn(), X, state="0"), "state must be a Tensor, got '0'"),
+    (lambda: unroll(aru(), X, state=torch.tensor(2)), r"state must have shape \(batch, state\), got \(\)"),
     (lambda: unroll(rnn(), X, read_out=(X,)), "read_out must be None or two Tensors, V and c, got tuple"),
     (lambda: rnn(features=True), "input_size must be a whole number, got True"),
     (lambda: rnn(units=2**31), r"input_size times hidden_size must be 2\^28 or less, got "),

@@ -747,6 +747,7 @@ REFUSED = [
     (dict(lr="fast"), "lr must be a number, or a tensor of them, got 'fast'"),
     (dict(lr_scale=0.1), "lr_scale must be numbers by name of parameter, got 0.1"),
     (dict(lower_bounds={"V": math.nan}), "lower_bounds must be numbers, got NaN"),
+    (dict(norm_type="2"), "norm_type must be a number, got '2'"),
     (dict(epochs=2.5), "epochs must be a whole number, got 2.5"),
     (dict(epochs=10**400), r"epochs must be 2\^28 or less, got epochs=1000"),
     (dict(shuffle_seed=-1), "seed must be whole numbers, 0 or more, got"),
@@ -788,6 +789,15 @@ def test_training_refuses_what_it_cannot_use(change, message):
     how = dict(networks=networks_of(2), loss=loss, data=data_of(2), epochs=3) | change
     with pytest.raises((ValueError, TypeError), match=message):
         fit(**how)
+
+
+def test_numbers_of_numpy_are_as_good():
+    how = dict(data=[torch.ones(5, 2, 3)], loss=lambda network, x: network(x).square().mean())
+    one, other = linear(), linear()
+    fit(one, n_steps=3, lr=0.5, clip_norm=1.0, batch_size=2, **how)
+    numbers = dict(n_steps=np.int64(3), lr=np.float32(0.5), clip_norm=np.float64(1), batch_size=np.int32(2))
+    fit(other, **numbers, **how)
+    torch.testing.assert_close(values([one]), values([other]), rtol=0, atol=0)
 
 
 # The bar

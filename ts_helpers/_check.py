@@ -2,12 +2,13 @@
 
 import sys
 from math import prod
-from numbers import Integral, Real
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -56,7 +57,7 @@ def within(interval: str, /, **numbers: Any) -> None:
     """Raise an error unless all are numbers within an interval such as ``(0, 1]``."""
     low, high = map(float, interval[1:-1].split(","))
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Real):
+        if isinstance(number, bool) or not isinstance(number, int | float | np.integer | np.floating):
             raise TypeError(f"{name} must be a number, got {short(number)}")
         inside = low < number < high and abs(number) <= sys.float_info.max  # type: ignore[operator]
         if not (inside or (number == low and interval[0] == "[") or (number == high and interval[-1] == "]")):

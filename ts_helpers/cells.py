@@ -42,6 +42,8 @@ def unroll(
     instance(Tensor, "a Tensor", x=x, V=V, c=c, state=x if state is None else state)
     if x.ndim != 3 or len(x) == 0:
         raise ValueError(f"x must have shape (time >= 1, batch, input), got {tuple(x.shape)}")
+    if state is not None and state.ndim != 2:
+        raise ValueError(f"state must have shape (batch, state), got {tuple(state.shape)}")
     with parametrize.cached():  # a dial is evaluated once a sequence, not once a step
         state = cell.initial_state(x[0]) if state is None else state
         known = cell._recurrence(state) if hasattr(cell, "_recurrence") else ()

@@ -99,16 +99,17 @@ def fit(
     instance(Mapping | None, "functions by name", metrics=metrics)
     instance(str | Path | None, "a folder", checkpoint=checkpoint)
     metrics, made = {"loss": loss} if metrics is None else dict(metrics), callable(data)
-    counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval)
+    counts = dict(epochs=epochs, n_steps=n_steps, eval_interval=eval_interval, batch_size=batch_size)
     counts |= dict(patience=patience, lr_patience=lr_patience)
-    for key, n in (counts | dict(batch_size=batch_size)).items():
+    for key, n in counts.items():
         if n is not None:
             at_least(1, **{key: n})
+            counts[key] = int(n)  # of NumPy's too
     generator_of(shuffle_seed)
     one_of(OPTIMIZERS, optimizer=optimizer)
     for interval, key, number in (
         ("(0, inf]", "clip_norm", clip_norm), ("(-inf, inf)", "stop_below", stop_below),
-        ("[0, inf]", "time_limit", time_limit),
+        ("[0, inf]", "time_limit", time_limit), ("[2, inf]", "norm_type", norm_type),
     ):  # fmt: skip
         if number is not None:
             within(interval, **{key: number})
@@ -144,7 +145,7 @@ def fit(
     least = rows.spread({} if lower_bounds is None else lower_bounds, -math.inf, "lower_bounds")
     if bool(least.isnan().any()):
         raise ValueError("lower_bounds must be numbers, got NaN")
-    how = dict(batch_size=batch_size, shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
+    how = dict(shuffle_seed=shuffle_seed, optimizer=optimizer, clip_norm=clip_norm)
     plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
     functions = identity.of([loss, metrics, data if made else None]) if checkpoint else ""
     settled = repr([plan, described, functions, identity.sources() if checkpoint else "", torch.__version__])

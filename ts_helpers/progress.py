@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -13,8 +14,7 @@ Item = TypeVar("Item")
 
 def progress(items: Iterable[Item], name: str, total: int, first: int = 0) -> Iterator[Item]:
     """Pass on steps, total with the first done before, behind a bar; in a log, a line every half minute, if so long."""
-    instance(Iterable, "steps", items=items)
-    instance(int, "a whole number", total=total, first=first)
+    instance(Integral, "a whole number", total=total, first=first)
     terminal = sys.stderr.isatty()
     shortest, longest, delay = (0.5, 1, 0) if terminal else (30, 60, 30)
     yield from tqdm(

@@ -59,7 +59,7 @@ def compiled(x: Tensor, read_out: tuple[Tensor, Tensor] | None, part: slice, fam
     states, (U, W, b, *rest) = tensors[: 1 if gated else 2], tensors[1 if gated else 2 :]
     units, batch = len(W), x.shape[1]
     V, c = read_out or (torch.eye(units, dtype=W.dtype, device=W.device), torch.zeros_like(b))
-    fitting = [("x", x, (len(x), batch, U.shape[1])), ("V", V, (len(V), units)), ("c", c, (len(V),))]
+    fitting = [("x", x, (len(x), batch, U.shape[1])), ("V", V, (*V.shape[:1], units)), ("c", c, V.shape[:1])]
     for name, tensor, shape in [*fitting, *(("state", state, (batch, units)) for state in states)]:
         if tensor.shape != shape or (tensor.dtype, tensor.device) != (W.dtype, W.device):
             rule = f"have shape {tuple(shape)} and be {W.dtype} on {W.device} for these weights"

@@ -131,7 +131,7 @@ def compare(
     instance(Mapping, "functions by name", starts=starts)
     at_least(1, n_seeds=n_seeds)
     at_least(0, run=0 if run is None else run, late=late)
-    within("(-inf, inf)", stop_below=0 if stop_below is None else stop_below)
+    within("(-inf, inf)", lr=lr, stop_below=0 if stop_below is None else stop_below)
     at_least(1, n_evaluations=n_evaluations)
     at_least(1, n_steps=n_steps)
     one_of(TASKS, task=task)
