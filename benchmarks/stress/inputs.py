@@ -122,7 +122,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "cells.unroll of a stack": dict(x=ONE.expand(9, 5, 3, 2), state=torch.ones(3, 6), V=torch.ones(2, 3),
                                     c=torch.ones(2)),
     "seeding.generator_of": dict(seed=3),
-    "progress.progress": dict(items=[1, 2], total=2, first=0),
+    "progress.progress": dict(total=2, first=0),
     "fit.fit": dict(networks=lambda: nn.Linear(2, 1), data=[ONE], metrics={"loss": square}, eval_data=[ONE]) | HOW,
     "fit.fit of several": dict(networks=lambda: [nn.Linear(2, 1), nn.Linear(2, 1)],
                                data=[ONE.expand(2, 5, 3, 2)]) | HOW,
@@ -184,7 +184,7 @@ INSTEAD: dict[str, Callable[[], Callable[..., Any]]] = {  # of a function of tha
     "cells.Network.forward": lambda: cell("papers.quax2020.network"),
     "cells.unroll of a stack": lambda: of_a_stack,
     "seeding.generator_of": lambda: lambda seed: seeding.generator_of(seed),
-    "progress.progress": lambda: lambda items, total, first: list(progress.progress(items, "x", total, first)),
+    "progress.progress": lambda: lambda total, first: list(progress.progress([1, 2], "x", total, first)),
     "timescales.Dial.right_inverse": lambda: right_inverse,
     **{f"timescales.{name}": lambda name=name: started(named(f"timescales.{name}"))
        for name in ("chrono_init_", "unknown_range_init_", "set_gate_bias_")},
