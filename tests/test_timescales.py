@@ -106,12 +106,12 @@ def test_dial_follows_its_cell_to_another_type():
 
 @pytest.mark.parametrize(
     ("make", "value", "message"),
-    [(Clamped, v, rf"floor must be in \[0, 1e30\], got floor={v}") for v in (-0.1, math.nan, math.inf, 10**400)]
+    [(Clamped, v, rf"floor must be in \[0, 1e30\], got floor={v}") for v in (-0.1, math.nan, math.inf)]
     + [(LogTau, v, rf"dt must be in \(0, inf\), got dt={v}") for v in (0, -1, math.nan)]
     + [(make, v, f"must be a number, got {v!r}") for make in (Clamped, LogTau) for v in (None, "1", True)],
 )
 def test_dials_refuse_what_is_none(make, value, message):
-    with pytest.raises((ValueError, TypeError), match=message.replace(f"{10**400}", "1000")):
+    with pytest.raises((ValueError, TypeError), match=message):
         make(value)
 
 
