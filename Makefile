@@ -36,7 +36,7 @@ help:
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing packages: $*"
 	@$(PIP) install -c constraints.txt -e '.$(patsubst [book],,[$*])'
-	@pwd | tee .venv/.book > $@
+	@for stamp in .venv/.book $@; do pwd > $$stamp; done
 
 $(VENDOR) $(AXE): tools/vendor_assets.py | .venv/.book
 	@$(BIN)/python tools/vendor_assets.py $(if $(filter $@,$(AXE)),test,book)

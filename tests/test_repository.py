@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from ts_helpers.book.pages import chapters
 STRAYS = ["README.md", "untitled.md", "my notes [1].md", "a: b.md", "100% $x #1.ipynb", ".DS_Store"]
 FAKES = {
     "python": "exit 0",
+    "df": "echo; echo - - - 99999999",
     "jupyter-book": """out=.
 while [ $# -gt 0 ]; do if [ "$1" = --path-output ]; then out=$2; fi; shift; done
 mkdir -p "$out/_build/html" && echo new > "$out/_build/html/index.html" && test ! -e broken""",
@@ -26,7 +28,8 @@ def files_in_git(pattern):
 
 
 def make(root, target="_build/html/.complete"):
-    return subprocess.run(["make", target], cwd=root, capture_output=True, text=True)
+    env = os.environ | {"PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run(["make", target], cwd=root, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -113,13 +116,15 @@ def test_clean_removes_what_was_built_and_nothing_else(checkout):
 
 
 def test_moved_checkout_is_told_that_its_venv_is_of_another_place_before_anything_is_removed(checkout):
-    stamp = checkout / ".venv" / ".book"
-    for place, status in ((checkout, 0), (checkout.parent, 2)):
-        stamp.write_text(f"{place}\n")
-        done = make(checkout, ".venv/.book")
-        assert done.returncode == status
-    assert f"was moved or copied from {checkout.parent}" in done.stderr
-    assert (checkout / "_build" / "html" / "index.html").exists()
+    assert make(checkout, ".venv/.test").returncode == 0
+    moved = checkout.rename(checkout.with_name("moved"))
+    done = make(moved, "book")
+    assert done.returncode == 2
+    assert f"was moved or copied from {checkout}, which .venv has in it: remove .venv\n" in done.stderr
+    assert (moved / "_build" / "html" / "index.html").read_text() == "old\n"
+    (moved / ".venv" / ".book").unlink()
+    assert make(moved, ".venv/.book").returncode == 0
+    assert (moved / ".venv" / ".book").read_text() == f"{moved}\n"
 
 
 def test_glossary_points_from_every_word_to_where_it_is_explained():
