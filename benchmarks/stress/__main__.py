@@ -7,6 +7,7 @@ It prints what was tried, how often, and what went wrong; `--record` keeps the f
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help=f"write the figures to {RECORD.relative_to(ROOT)}")
     options = parser.parse_args()
     start, rows = time.monotonic(), inputs.run(options.quick)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
         tried, bad = Counter[str](), Counter[str]()
         for what, done in [(what, pool.submit(task)) for what, task in kills.tasks(Path(folder), options.quick)]:
             times, wrong = done.result()
