@@ -397,6 +397,17 @@ def test_kernels_are_compiled_once_where_a_notebook_that_runs_needs_them(project
     assert calls == ([["-m", "ts_helpers.engine"]] if imported == "cells" else [])
 
 
+def test_what_took_longest_when_it_was_recorded_begins_first(project, monkeypatch):
+    begun = []
+    monkeypatch.setattr(run, "execute", lambda job: begun.append(job.name) or "")
+    (project / "results/doe2020").mkdir(parents=True)
+    for name, made in (("a", "{}"), ("b", '{"seconds": 7}'), ("c", '{"seconds": 70.5}'), ("d", "no record")):
+        add(project, name, "1")
+        (project / f"results/doe2020/{name}.paper.json").write_text(made)
+    assert run.main([f"doe2020/{name}" for name in "abcd"]) == 0
+    assert begun == [f"doe2020/{name}" for name in "cbad"]
+
+
 def alone(root, name, code):
     """A project that runs by itself, with one notebook."""
     shutil.copytree(ROOT / "ts_helpers" / "book", root / "ts_helpers" / "book")

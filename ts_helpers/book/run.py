@@ -142,6 +142,13 @@ class Job:
             return "last run {seconds:g} s at scale {scale}".format(**self.last)
         return "not as the book made it" if os.path.lexists(self.executed) else "not run yet"
 
+    def effort(self) -> float:
+        """Return the seconds of the recorded run, 0 if there is none: what is long must not be left for the end."""
+        try:
+            return float(json.loads((RESULTS / f"{self.name}.paper.json").read_bytes())["seconds"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0.0
+
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         if self.parameters.get("hours") is not None or not self.last:  # whoever asks for hours wants to train on
@@ -283,7 +290,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=tie) as pool:
             try:
-                running = {pool.submit(execute, job): job for job in jobs}
+                running = {pool.submit(execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
                 for done in as_completed(running):
                     try:
                         problem = done.result()
