@@ -55,10 +55,10 @@ book: $(KERNELS) $(VENDOR)
 
 # in a folder beside the old pages, which make way once it is whole; "custom": else it says to open them there
 $(HTML)/.complete: $(call newer,$(HTML)/.complete,$(BOOK))
+	@rm -rf _build/new && mkdir -p _build/new/$(HTML)
+	@touch _build/new/$(HTML)/.nojekyll _build/new/$@ # first: what is edited from now on is newer
 	@$(BIN)/python -m ts_helpers.book.pages
-	@rm -rf _build/new
 	@$(BIN)/jupyter-book build . --path-output _build/new --builder custom --custom-builder html --all -W -n --keep-going
-	@touch _build/new/$(HTML)/.nojekyll _build/new/$@
 	@rm -rf $(HTML) && mv _build/new/$(HTML) $(HTML) && rm -rf _build/new
 
 readme: .venv/.book

@@ -19,6 +19,7 @@ FAKES = {
     "df": "echo; echo - - - 99999999",
     "jupyter-book": """out=.
 while [ $# -gt 0 ]; do if [ "$1" = --path-output ]; then out=$2; fi; shift; done
+if [ -e edited ]; then sleep 0.05 && touch edited && mv edited results; fi
 mkdir -p "$out/_build/html" && echo new > "$out/_build/html/index.html" && test ! -e broken""",
 }
 
@@ -79,6 +80,15 @@ def test_pages_of_before_stay_until_the_new_ones_are_whole(checkout):
     assert not (checkout / "_build" / "new").exists()
 
 
+def test_text_that_is_edited_while_pages_are_built_makes_them_out_of_date(checkout):
+    page = checkout / "_build" / "html" / "index.html"
+    (checkout / "edited").touch()  # the fake edits it as it builds
+    for _ in range(2):
+        page.write_text("old\n")
+        assert make(checkout).returncode == 0
+        assert page.read_text() == "new\n"
+
+
 @pytest.mark.parametrize("checkout", ["plain", "Bücher 100% #1 'b' (c) [d]*"], indirect=True)
 def test_no_name_of_a_file_or_of_the_checkout_stops_make_and_pages_are_built_when_any_is_newer(checkout):
     for folder in ("notebooks", "notebooks/doe2020", "results", "ts_helpers/engine"):
@@ -118,7 +128,7 @@ def test_clean_removes_what_was_built_and_nothing_else(checkout):
 def test_moved_checkout_is_told_that_its_venv_is_of_another_place_before_anything_is_removed(checkout):
     assert make(checkout, ".venv/.test").returncode == 0
     moved = checkout.rename(checkout.with_name("moved"))
-    done = make(moved, "book")
+    done = make(moved, "readme")
     assert done.returncode == 2
     assert f"was moved or copied from {checkout}, which .venv has in it: remove .venv\n" in done.stderr
     assert (moved / "_build" / "html" / "index.html").read_text() == "old\n"
