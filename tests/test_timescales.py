@@ -311,6 +311,7 @@ SHAPES = r"b must be a finite number or have shape \(7,\) or \(4, 7\), got "
             TypeError,
             "floats, got torch.int64",
         ),
+        (lambda: unknown_range_init_(torch.zeros(0), 9, generator=generator()), TypeError, r"got .*, cpu, \(0,\)"),
         (lambda: chrono_init_(torch.zeros(3), 9, generator=None), TypeError, "generator must be a torch.Generator"),
         (lambda: set_dial(Leaky(Gate()), "alpha", None), TypeError, "dial must be a dial, got None"),
         (lambda: Leaky(Clamped(0.0)).__setattr__("alpha", math.inf), ValueError, r"must lie in \(0, inf\], got inf"),

@@ -118,7 +118,7 @@ def fit(
     for broken, rule in (
         ((epochs is None) == (n_steps is None), f"give either epochs or n_steps, got {epochs=}, {n_steps=}"),
         (made and (n_steps is None or batch_size is not None),
-         "a function makes its own batches: give n_steps with it, no epochs and no batch_size"),
+         "data that is a function makes its own batches: give n_steps with it, no epochs and no batch_size"),
         (made and eval_data is None, "eval_data must be given where data is a function"),
         (norm_type not in (2.0, math.inf), f"norm_type must be 2 or infinity, got {norm_type}"),
         (judged and not metrics, "patience, lr_patience and stop_below need a metric, got none"),
@@ -273,7 +273,7 @@ class _Run:
             grad[~finite] = 0.0
         if plan.clip_norm is not None:
             norm = torch.linalg.vector_norm(grad, plan.norm_type, dim=1, keepdim=True)
-            grad *= (plan.clip_norm / norm).clamp(max=1)
+            grad *= (float(plan.clip_norm) / norm).clamp(max=1)
         OPTIMIZERS[plan.optimizer](now.values, now.m, now.v, grad, now.rates, step + 1)
         if self.bounded:
             torch.maximum(now.values, self.least, out=now.values)
@@ -320,7 +320,7 @@ class _Run:
             now.lr_waited[late] = 0
         stopping = now.waited >= (plan.patience or math.inf)
         if plan.stop_below is not None:
-            stopping |= now.low.add_(1).masked_fill_(~(values <= plan.stop_below), 0) >= 3
+            stopping |= now.low.add_(1).masked_fill_(~(values <= float(plan.stop_below)), 0) >= 3
         stopping &= going
         if plan.patience or plan.stop_below is not None:
             keeping = going & (fell if plan.patience else stopping)

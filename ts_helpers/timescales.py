@@ -216,8 +216,9 @@ def heavy_tailed(T_max: int) -> Tensor:
 
 def _start_(gates: Gated | Tensor, draw: Callable[..., Tensor]) -> None:
     if isinstance(gates, Tensor):
-        if not gates.is_floating_point() or gates.is_meta:
-            raise TypeError(f"gates must be an LSTM, a GRU or a tensor of floats, got {gates.dtype}, {gates.device}")
+        if not gates.is_floating_point() or gates.is_meta or gates.numel() == 0:
+            got = f"{gates.dtype}, {gates.device}, {tuple(gates.shape)}"
+            raise TypeError(f"gates must be an LSTM, a GRU or a tensor of floats, got {got}")
         with torch.no_grad():
             gates.copy_(-draw(*gates.shape))
         return

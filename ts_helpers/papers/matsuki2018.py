@@ -125,8 +125,13 @@ class OnlineLearner:
         numbered(d=d, which=d if which is None else which)
         (n, networks), last = self.u.shape, d.shape[-1] if d.ndim else 0
         which = torch.arange(last, device=d.device) if which is None else which
-        named = which.ndim == 1 and len(which) in (1, networks) and bool(((which >= 0) & (which < last)).all())
-        if which.is_floating_point() or d.ndim != 3 or d.shape[1] != n or not named:
+        named = (
+            which.dtype == torch.int64
+            and which.ndim == 1
+            and len(which) in (1, networks)
+            and bool(((which >= 0) & (which < last)).all())
+        )
+        if d.is_complex() or d.ndim != 3 or d.shape[1] != n or not named:
             got = f"d {tuple(d.shape)}, which {short(which.tolist())}"
             raise ValueError(f"d must be (time, {n}, sequences), and which name one or {networks} of these, got {got}")
         if self.u.is_cpu and "exact" not in (self.tau_gradient, self.weight_gradient):
