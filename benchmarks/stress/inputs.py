@@ -24,7 +24,7 @@ import time
 import types
 import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from fractions import Fraction
 from numbers import Integral, Real
@@ -260,6 +260,7 @@ def fits(kind: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return kind not in (int, float)
     known = {int: Integral, float: Real, torch.Tensor: torch.Tensor | np.ndarray | list, Any: object}
+    known[Sequence] = Sequence | torch.Tensor | np.ndarray
     return kind is inspect.Parameter.empty or isinstance(value, known.get(kind, origin or kind))
 
 
@@ -314,7 +315,8 @@ ORACLES: dict[str, Callable[[dict[str, Any], Any], bool]] = {
 ALSO = {  # other names of an argument: in what it is passed on to, or makes impossible
     "tau": "alpha", "alpha_s": "alpha", "alpha_r": "alpha", "dt": "alpha", "path": "sequences", "source": "text",
     "data": "x", "features": "x", "units": "hidden_size", "batch_size": "n_sequences", "which": "d", "read": "units",
-    "least": "most", "shuffle_seed": "seed", "n_symbols": "train",
+    "least": "most", "layers": "tau", "module": "Module", "eval_data": "x", "n_symbols": "train",
+    "shuffle_seed": "seed",
 }  # fmt: skip
 
 
@@ -445,7 +447,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     for number in (torch.float32, torch.float64):
         engine.ready(number)  # compiling takes its time once
     matsuki2018.ready()
-    tries, before, here = 15 if quick else 300, resource.getrlimit(resource.RLIMIT_AS), os.getcwd()
+    tries, before, here = 40 if quick else 800, resource.getrlimit(resource.RLIMIT_AS), os.getcwd()
     mapped_now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
