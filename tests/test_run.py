@@ -165,7 +165,12 @@ def test_what_is_no_notebook_is_named_and_stops_nothing(project, capsys):
     for name, text in {"README.md": "# Mine\n", "doe2020/untitled.md": "", "latin.md": "l\u00e4ck"}.items():
         (project / "notebooks" / name).write_text(text, "latin-1")
     (project / "notebooks/folder.md").mkdir()
-    assert run.find([]) == ["doe2020/a b", "doe2020/a:b", "doe2020/leak"]
+    leak = (project / "notebooks/doe2020/leak.md").read_text()
+    (project / "notebooks/doe2020/dos.md").write_text(leak, "utf-8-sig", newline="\r\n")
+    (project / "notebooks/doe2020/yaml.md").write_text(
+        leak.replace(":tags: [", "---\ntags:\n  - ").replace("]\n", "\n---\n", 1)
+    )
+    assert run.find([]) == [f"doe2020/{name}" for name in ("a b", "a:b", "dos", "leak", "yaml")]
     assert run.main(["--list"]) == 0
     no = "is no notebook: it has no parameters cell"
     named = [f"notebooks/{name} {no}" for name in ("README.md", "doe2020/untitled.md", "latin.md")]
@@ -222,6 +227,13 @@ def test_notebook_is_out_of_date_when_a_claim_of_its_own_has_changed(project, mo
         one = type(claims["C2"])(**vars(claims["C2"]) | {"chapter": chapter})
         monkeypatch.setattr(run, "read_claims", lambda one=one: {"C2": one})
         assert run.main(["--check"]) == stale
+
+
+def test_notebook_that_is_edited_while_it_waits_is_out_of_date(project):
+    add(project, "first", "with open('second.md', 'a') as file:\n    file.write('More.')")
+    add(project, "second", "1")
+    assert run.main(["doe2020/first", "doe2020/second"]) == 0
+    assert run.main(["--check", "doe2020/second"]) == 1
 
 
 def test_helpers_that_cannot_be_told_all_count(project):

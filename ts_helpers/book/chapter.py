@@ -4,7 +4,6 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike
 from ts_helpers._checkpoint import TOUCHED
 from ts_helpers.book import claims, figures, records  # chapters take claims and figures from here
 from ts_helpers.book.parameters import SCALES
-from ts_helpers.book.paths import checkpoint_folder, running
+from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints, running
 
 interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
@@ -69,9 +68,10 @@ class Chapter:
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
-        self.checkpoints = checkpoint_folder(running(name), self.scale)
-        records.place(running(name))  # refused now, not after hours of training
-        self.made = dict(notebook=running(name), **records.code(running(name)), data=records.data(self.given))
+        own_name = running(name)
+        self.checkpoints = checkpoint_folder(own_name, self.scale)
+        records.folder_to_write(own_name)  # refused now, not after hours of training
+        self.made = dict(notebook=own_name, **records.git_state(own_name), data=records.data_digests(self.given))
         self.judged: tuple[list[claims.Finding], ...] = [], []  # of this run, of the recorded one
         self.start, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
         torch.set_num_threads(1)  # other notebooks run on the other cores
@@ -133,15 +133,13 @@ class Chapter:
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
         whole = all(made["settings"].get(part) is None for part in records.PART)
-        own = sorted(file for file in TOUCHED if whole and file.is_relative_to(self.checkpoints))
+        at = self.checkpoints
+        own = sorted(f.relative_to(at).as_posix() for f in TOUCHED if whole and f.is_relative_to(at))
         if "TS_CHECKPOINTS" in os.environ:  # the runner removes them, once the executed notebook is in its place
-            made["checkpoints"] = [file.relative_to(self.checkpoints).as_posix() for file in own]
+            made["checkpoints"] = own
         records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)
         if "checkpoints" not in made:
-            for file in (each for one in own for each in (one, *one.parent.glob(f".{one.stem}.*.pt"))):
-                file.unlink(missing_ok=True)  # the second: left where one was killed as it wrote
-            with suppress(OSError):
-                self.checkpoints.rmdir()
+            remove_checkpoints(own, at)
 
 
 def median(values: ArrayLike, spec: str) -> str:

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def digest(*parts: str | Path) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time do this to a folder, where its file system can lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -54,28 +54,37 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def whole(record: Path) -> str:
-    """Return the digest of a record that is as the book made it, of nothing else: ""."""
+def read_digests(provenance: Path) -> dict[str, str]:
+    """Return the digests in a provenance, by the names of its files; none if there is none, or it is not the book's."""
     try:
-        made = json.loads((record / "provenance.json").read_bytes())["sha256"]
-        same = all(digest(record / name) == each for name, each in made.items())
+        return {name: str(each) for name, each in json.loads(provenance.read_bytes())["sha256"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ""
-    return digest(record / "provenance.json") if made and same else ""
+        return {}
+
+
+def intact(record: Path) -> str:
+    """Return the digest of a record that is as the book made it, of nothing else: ""."""
+    made = read_digests(record / RECORD[2])
+    same = all((record / name).is_file() and digest(record / name) == each for name, each in made.items())
+    return digest(record / RECORD[2]) if made and same else ""
 
 
 def in_the_way(record: Path) -> Path | None:
     """Return what a record in this folder would overwrite though the book did not make it, or it was changed since."""
     made, *hidden = record / RECORD[2], *(record.with_name(f".{record.name}.{old}{RECORD[2]}") for old in ("", "old."))
-    known = set[str]()
-    for file in (made, *hidden):  # these are of a record whose writing was cut short
-        try:
-            known |= {file.name, *json.loads(file.read_bytes())["sha256"].values()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            continue
-    if made.exists() and made.name not in known:
-        return made
     if record.exists() and not record.is_dir():
         return record
+    if made.exists() and not read_digests(made):
+        return made
+    known = {each for file in (made, *hidden) for each in read_digests(file).values()}  # hidden: of one cut short
     files = (record / name for name in RECORD[:2])
     return next((file for file in files if file.exists() and not (file.is_file() and digest(file) in known)), None)
+
+
+def remove_checkpoints(names: Iterable[str], folder: Path) -> None:
+    """Remove these of a folder, what was left where one was killed as it wrote them, and the folder if it is empty."""
+    for own in (folder / name for name in names):
+        for file in (own, *own.parent.glob(f".{own.stem}.*.pt")):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()

@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured, Verdict
-from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, alone, archive_files, digest, in_the_way, record_folder
+from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
 MADE = {
@@ -60,7 +60,7 @@ class Record:
         return f"Recorded at scale {scale}: {settings}, seed {seed}, commit {commit}, {device}, {hours:.1f} hours."
 
 
-def place(notebook: str) -> Path:
+def folder_to_write(notebook: str) -> Path:
     """Return the folder of a notebook's record; ValueError if what the book did not make would have to make way."""
     folder = record_folder(notebook)
     if found := in_the_way(folder):
@@ -69,7 +69,7 @@ def place(notebook: str) -> Path:
     return folder
 
 
-def code(notebook: str) -> dict[str, Any]:
+def git_state(notebook: str) -> dict[str, Any]:
     """Return the commit of the project, and whether code or notebook differ from it; None: nobody can tell."""
     own = "ls-files", "--others", "ts_helpers/*.py", f":(literal)notebooks/{notebook}.md"
     changed = [_git("status", "--porcelain", "-uno"), _git(*own)]
@@ -78,7 +78,7 @@ def code(notebook: str) -> dict[str, Any]:
     return dict(commit=_git("rev-parse", "--verify", "HEAD"), dirty=dirty)
 
 
-def data(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def data_digests(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return, for each parameter that names a file or a folder, the digests of the file or of those in the folder."""
     own = {name: Path(each) for name, each in parameters.items() if each and isinstance(each, str)}
     files = {name: sorted(at.iterdir()) if at.is_dir() else [at] for name, at in own.items() if at.exists()}
@@ -90,7 +90,7 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     """Write a record, with findings of this run and of the archived one, as a whole or not at all; return its folder.
 
     ``made`` says how, but for versions. What else lies in the folder stays. Killed at any moment, it leaves a record
-    whole or none: one that has no provenance. ValueError: see `place`, or a label is missing.
+    whole or none: one that has no provenance. ValueError: see `folder_to_write`, or a label is missing.
     """
     _check_labels(results)
     results.to_netcdf(netcdf := io.BytesIO(), engine="h5netcdf")  # in memory: of a full disk HDF5 tells at length
@@ -100,26 +100,25 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
     content["provenance.json"] = as_json(made | {"packages": packages, "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
-    with alone(parent):
-        folder = place(made["notebook"])
-        mark, *others = (folder / name for name in reversed(RECORD))
-        hidden = {name: parent / f".{folder.name}.{name}" for name in RECORD}
-        if not mark.exists():  # one that was killed has left them: what they were known by is now written over
-            for file in others:
-                file.unlink(missing_ok=True)
+    with locked(parent):
+        folder = folder_to_write(made["notebook"])
+        provenance, parts = folder / RECORD[2], {name: parent / f".{folder.name}.{name}" for name in RECORD}
+        if not provenance.exists():  # one that was killed has left them: what they were known by is now written over
+            for name in RECORD[:2]:
+                (folder / name).unlink(missing_ok=True)
         try:
-            for name, file in hidden.items():
-                file.write_bytes(content[name])
-            folder.mkdir(exist_ok=True)
+            for name, part in parts.items():
+                part.write_bytes(content[name])
         except BaseException:
-            for file in hidden.values():
-                file.unlink(missing_ok=True)
+            for part in parts.values():
+                part.unlink(missing_ok=True)
             raise
-        old = parent / f".{folder.name}.old.{mark.name}"
+        folder.mkdir(exist_ok=True)
+        old = parent / f".{folder.name}.old.{provenance.name}"
         with suppress(FileNotFoundError):
-            mark.replace(old)
-        for name, file in hidden.items():
-            file.replace(folder / name)
+            provenance.replace(old)
+        for name, part in parts.items():
+            part.replace(folder / name)
         old.unlink(missing_ok=True)
     return folder
 

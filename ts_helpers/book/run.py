@@ -31,12 +31,25 @@ from nbformat import NotebookNode
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, alone, digest, in_the_way, whole
+from ts_helpers.book.paths import (
+    NOTEBOOKS,
+    PACKAGES,
+    RECORD,
+    RESULTS,
+    ROOT,
+    digest,
+    in_the_way,
+    intact,
+    locked,
+    remove_checkpoints,
+)
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
-NOTEBOOK = re.compile(rb"\A---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:|- )[^\n]*\bparameters\b", re.M | re.S)
+NOTEBOOK = re.compile(
+    rb"\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b", re.M | re.S
+)
 
 
 class Job:
@@ -131,7 +144,7 @@ class Job:
 
     def blocked(self) -> list[Path]:
         """Return what is in the way: a run would replace it, and it is not as the book made it."""
-        with alone(self.record.parent) if self.record.parent.is_dir() else nullcontext():
+        with locked(self.record.parent) if self.record.parent.is_dir() else nullcontext():
             record = in_the_way(self.record)
         return [self.executed] * self.is_foreign + ([record] if record else [])
 
@@ -151,9 +164,10 @@ class Job:
 
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
+        inputs = self.fingerprint  # in any case: of the text as it was read, whatever is edited until its turn comes
         if self.parameters.get("hours") is not None or not self.last:  # whoever asks for hours wants to train on
             return False
-        return self.last.get("record") == whole(self.record) and self.last["inputs"] == self.fingerprint
+        return self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
 
 
 def seen(notebook: NotebookNode) -> list[Any]:
@@ -181,7 +195,7 @@ def imported(source: str) -> set[str]:
 
 def execute(job: Job) -> str:
     """Run one notebook in this process's own kernel; return what went wrong, or nothing: ""."""
-    start, inputs, before = time.perf_counter(), job.fingerprint, whole(job.record)
+    start, inputs, before = time.perf_counter(), job.fingerprint, intact(job.record)
     found = job.executed.read_bytes() if job.executed.exists() else b""
     own = job.partial.with_name(f".{job.executed.stem}.{os.getpid()}.partial.ipynb")  # if two run it at once
     os.environ |= {"TS_RECORDS": str(job.records), "TS_CHECKPOINTS": str(job.checkpoints), "TS_NOTEBOOK": job.name}
@@ -194,9 +208,9 @@ def execute(job: Job) -> str:
         where: dict[str, Any] = dict(kernel_name=KERNEL, language="python", cwd=job.source.parent, stderr_file=log)
         path = re.sub("([{}])", r"\1\1", str(job.partial))  # papermill formats it
         notebook = papermill.execute_notebook(expand(job.notebook), path, changed, progress_bar=bar, **where)
-        with alone(job.record.parent):
-            record = whole(job.record)
-            told = json.loads((job.record / "provenance.json").read_bytes()) if record else {}
+        with locked(job.record.parent):
+            record = intact(job.record)
+            told = json.loads((job.record / RECORD[2]).read_bytes()) if record else {}
         if record in ("", before) and any(re.search(r"\bChapter\(", cell.source) for cell in notebook.cells):
             return f"it has a Chapter, and left no record in {job.record}"
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
@@ -215,7 +229,7 @@ def execute(job: Job) -> str:
         os.replace(own, job.executed)
         job.partial.unlink(missing_ok=True)
         if record:
-            remove_checkpoints(told, job.checkpoints / scale / job.name)
+            remove_checkpoints(told.get("checkpoints", []), job.checkpoints / scale / job.name)
         print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
@@ -228,27 +242,18 @@ def execute(job: Job) -> str:
         own.unlink(missing_ok=True)
 
 
-def remove_checkpoints(told: dict[str, Any], folder: Path) -> None:
-    """Remove what a run that is over, notebook and record, says it has read or written, and no other's."""
-    for own in (folder / name for name in told.get("checkpoints", [])):
-        for file in (own, *own.parent.glob(f".{own.stem}.*.pt")):
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # others' are in it, or it never was
-        folder.rmdir()
-
-
-def end() -> None:
+def kill_children() -> None:
     """End all processes that this one has started, and theirs."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def tie() -> None:
+def end_with_runner() -> None:
     """Let this worker and its kernel end with the runner, however that ends, and leave Ctrl-C to the runner."""
 
     def stop(*_: Any) -> None:
-        end()
+        kill_children()
         os._exit(128 + signal.SIGTERM)
 
     def wait() -> None:
@@ -288,7 +293,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         if any(ROOT / "ts_helpers" / "cells.py" in job.helpers for job in jobs):  # once, not in each worker
             subprocess.run([sys.executable, "-m", "ts_helpers.engine"])  # what fails here fails in a notebook by name
         # processes, not threads: papermill changes the working directory of its whole process
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=tie) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_runner) as pool:
             try:
                 running = {pool.submit(execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
                 for done in as_completed(running):
@@ -301,7 +306,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
                         text = f"FAILED      {running[done].name}, {problem}\n            see {running[done].partial}"
                         print(text, file=sys.stderr, flush=True)
             except BaseException:  # Ctrl-C, SIGTERM; what waits must not begin
-                end()
+                kill_children()
                 raise
     return failed
 
@@ -312,7 +317,7 @@ def sources() -> dict[str, str]:
     for file in sorted(NOTEBOOKS.rglob("*.md")):
         name = file.relative_to(NOTEBOOKS).as_posix().removesuffix(".md")
         if "/." not in f"/{name}" and file.is_file():
-            fits = NOTEBOOK.search(file.read_bytes())
+            fits = NOTEBOOK.search(file.read_bytes().replace(b"\r\n", b"\n"))
             found[name] = "" if fits else f"notebooks/{name}.md is no notebook: it has no parameters cell"
     return found
 
@@ -363,9 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     try:
-        jobs = [
-            Job(name, given, options.out and Path(os.path.realpath(options.out))) for name in find(options.notebooks)
-        ]
+        out = options.out and Path(os.path.realpath(options.out))
+        jobs = [Job(name, given, out) for name in find(options.notebooks)]
         if not options.notebooks:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
