@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import xarray as xr
 
@@ -23,11 +23,11 @@ from ts_helpers.book.claims import Finding, Measured, Verdict
 from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
 PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
-MADE = {
+MADE: dict[str, Any] = {
     **dict(notebook=str, scale=str, seed=int, device=str, start=str, threads=int, seconds=float | int),
     **dict(commit=str | None, dirty=bool | None, parameters=dict, settings=dict, packages=dict, sha256=dict),
 }  # what a provenance has, and of which type
-LATER = dict(data=dict, checkpoints=list, parts=list)  # and what it may have: older records lack it
+LATER: dict[str, Any] = dict(data=dict, checkpoints=list, parts=list)  # and what it may have: older records lack it
 
 
 @dataclass
@@ -133,8 +133,7 @@ def load(path: Path) -> Record:
             raise ValueError(f"{path / name} is truncated, or not the file its provenance.json was written for")
     with _ours(path / "claims.json"):
         lists = json.loads((path / "claims.json").read_text())
-        _check(lists, dict(findings=list, kept_findings=list))
-        found = [{each.claim: each for each in map(_finding, lists[which])} for which in ("findings", "kept_findings")]
+        found = [{each["claim"]: _finding(each) for each in lists[which]} for which in ("findings", "kept_findings")]
     return Record(_results(path / "results.nc"), provenance, *found)
 
 
@@ -247,21 +246,7 @@ def _ours(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is truncated, or was not written by this project: {error}") from None
 
 
-def _check(entry: Any, fields: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> None:
-    """Raise a ValueError unless an entry of JSON has these fields, of these types, and no others."""
-    known = {**fields, **(optional or {})}
-    if not isinstance(entry, dict) or not fields.keys() <= entry.keys() <= known.keys():
-        got = ", ".join(entry) if isinstance(entry, dict) else repr(entry)
-        raise ValueError(f"it must have the fields {', '.join(known)}, got {got}")
-    for name, value in entry.items():
-        if not isinstance(value, known[name]):
-            raise ValueError(f"{name} must be {known[name]}, got {value!r}")
-
-
-def _finding(entry: Any) -> Finding:
-    _check(entry, get_type_hints(Finding) | dict(verdict=str, measured=list))
-    for each in entry["measured"]:
-        _check(each, get_type_hints(Measured))
+def _finding(entry: dict[str, Any]) -> Finding:
     if entry["verdict"] not in get_args(Verdict):
         raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {entry['verdict']!r}")
     return Finding(**entry | {"measured": tuple(Measured(**each) for each in entry["measured"])})
@@ -270,9 +255,12 @@ def _finding(entry: Any) -> Finding:
 def _provenance(path: Path) -> dict[str, Any]:
     with _ours(path):
         made: dict[str, Any] = json.loads(path.read_text())
-        _check(made, MADE, LATER)
-        for each in made.get("parts", [made]):
-            _check(each, MADE, LATER)
+        for each in [made, *made.get("parts", [])]:
+            if not MADE.keys() <= each.keys() <= MADE.keys() | LATER.keys():
+                raise ValueError(f"it must have the fields {', '.join(MADE | LATER)}, got {', '.join(each)}")
+            for key, kind in (MADE | LATER).items():
+                if key in each and not isinstance(each[key], kind):
+                    raise ValueError(f"{key} must be {kind}, got {each[key]!r}")
             name = PurePosixPath(each["notebook"])
             if name.is_absolute() or ".." in name.parts or not name.parts:
                 raise ValueError(f"notebook must be a name below notebooks/, got {each['notebook']!r}")
