@@ -167,9 +167,8 @@ def test_what_is_no_notebook_is_named_and_stops_nothing(project, capsys):
     (project / "notebooks/folder.md").mkdir()
     leak = (project / "notebooks/doe2020/leak.md").read_text()
     (project / "notebooks/doe2020/dos.md").write_text(leak, "utf-8-sig", newline="\r\n")
-    (project / "notebooks/doe2020/yaml.md").write_text(
-        leak.replace(":tags: [", "---\ntags:\n  - ").replace("]\n", "\n---\n", 1)
-    )
+    leak = leak.replace(":tags: [parameters]", "---\ntags:\n  - parameters\n---")
+    (project / "notebooks/doe2020/yaml.md").write_text(leak)
     assert run.find([]) == [f"doe2020/{name}" for name in ("a b", "a:b", "dos", "leak", "yaml")]
     assert run.main(["--list"]) == 0
     no = "is no notebook: it has no parameters cell"
@@ -420,7 +419,7 @@ def test_what_took_longest_when_it_was_recorded_begins_first(project, monkeypatc
     assert begun == [f"doe2020/{name}" for name in "cbad"]
 
 
-def alone(root, name, code):
+def checkout(root, name, code):
     """A project that runs by itself, with one notebook."""
     shutil.copytree(ROOT / "ts_helpers" / "book", root / "ts_helpers" / "book")
     for file in ("ts_helpers/__init__.py", "ts_helpers/run.py", "book/claims.yml"):
@@ -447,7 +446,7 @@ def wait_for(found):
     ],
 )
 def test_interrupted_run_ends_at_once_with_all_its_processes_and_leaves_nothing_half_written(tmp_path, how, tell, code):
-    alone(tmp_path, "slow", SLOW)
+    checkout(tmp_path, "slow", SLOW)
     add(tmp_path, "slower", SLOW)
     process = subprocess.Popen(
         [sys.executable, "-m", "ts_helpers.run"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
@@ -469,7 +468,7 @@ def test_interrupted_run_ends_at_once_with_all_its_processes_and_leaves_nothing_
 
 def test_checkout_that_cannot_be_written_to_runs_with_out(tmp_path):
     book, out = tmp_path / "book", tmp_path / "out"
-    alone(book, "leak", "import os; os.makedirs(os.environ['TS_CHECKPOINTS'])")
+    checkout(book, "leak", "import os; os.makedirs(os.environ['TS_CHECKPOINTS'])")
     folders = [book, *(path for path in book.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)

@@ -28,28 +28,16 @@ import papermill
 import psutil
 from nbformat import NotebookNode
 
+from ts_helpers.book import paths
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
-from ts_helpers.book.paths import (
-    NOTEBOOKS,
-    PACKAGES,
-    RECORD,
-    RESULTS,
-    ROOT,
-    digest,
-    in_the_way,
-    intact,
-    locked,
-    remove_checkpoints,
-)
+from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in_the_way, intact, locked
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
-NOTEBOOK = re.compile(
-    rb"\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b", re.M | re.S
-)
+NOTEBOOK = re.compile(rb"(?ms)\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b")
 
 
 class Job:
@@ -84,10 +72,9 @@ class Job:
         """Read the parameters given, each by its own rule; a ValueError names what would be valid."""
         try:
             declared = self.declared
-            for name, text in self.given.items():
-                if name not in declared:
-                    raise ValueError(f"no parameter is called {name!r}; there are {', '.join(declared)}")
-                self.parameters[name] = declared[name].read(text)
+            if unknown := [name for name in self.given if name not in declared]:
+                raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(declared)}")
+            self.parameters = {name: declared[name].read(text) for name, text in self.given.items()}
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
@@ -210,7 +197,7 @@ def execute(job: Job) -> str:
         notebook = papermill.execute_notebook(expand(job.notebook), path, changed, progress_bar=bar, **where)
         with locked(job.record.parent):
             record = intact(job.record)
-            told = json.loads((job.record / RECORD[2]).read_bytes()) if record else {}
+            told = json.loads((job.record / paths.RECORD[2]).read_bytes()) if record else {}
         if record in ("", before) and any(re.search(r"\bChapter\(", cell.source) for cell in notebook.cells):
             return f"it has a Chapter, and left no record in {job.record}"
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
@@ -229,7 +216,7 @@ def execute(job: Job) -> str:
         os.replace(own, job.executed)
         job.partial.unlink(missing_ok=True)
         if record:
-            remove_checkpoints(told.get("checkpoints", []), job.checkpoints / scale / job.name)
+            paths.remove_checkpoints(told.get("checkpoints", []), job.checkpoints / scale / job.name)
         print(f"executed    {job.name}  {seconds:.1f} s", flush=True)
         return ""
     except papermill.PapermillExecutionError as error:
