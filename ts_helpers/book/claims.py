@@ -1,11 +1,12 @@
-"""Claims as data: quantities over seeds, their 95 % intervals, and verdicts by their criteria; no record, no page."""
+"""Claims as data: quantities over seeds, 95 % intervals, verdicts by criteria, plans to decide; no record, no page."""
 
 import re
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy  # its `stats` is loaded when first used: the runner, which reads claims, starts without it
@@ -15,8 +16,10 @@ from numpy.typing import ArrayLike
 from ts_helpers.book.paths import CLAIMS
 
 CONFIDENCE = 0.95
+CHANCE, TRIES, MOST = 0.9, 400, 100_000  # of a plan: to decide; records drawn to tell; values at the very most
 STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
+Values = ArrayLike | Mapping[Any, ArrayLike]  # one a seed; of several strata (teachers, tasks) a mapping, by stratum
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,27 @@ class Quantity:
 
 
 @dataclass(frozen=True)
+class Edition:
+    """What stood in a claim before it was changed, as far as it was, with the verdict of the time and the reason."""
+
+    verdict: Verdict
+    reason: str
+    source: str | None = None
+    claim: str | None = None
+    min_seeds: int | None = None
+    planned: int | None = None
+    quantities: tuple[Quantity, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
+        if not any((self.source, self.claim, self.min_seeds, self.planned, self.quantities)):
+            raise ValueError("source, claim, min_seeds, planned or quantities must be there, as they stood before")
+
+
+@dataclass(frozen=True)
 class Claim:
-    """One entry of ``book/claims.yml``."""
+    """One entry of ``book/claims.yml``; ``editions`` are the earlier ones, in the order of events."""
 
     id: str
     paper: str
@@ -66,6 +88,15 @@ class Claim:
     claim: str
     min_seeds: int
     quantities: tuple[Quantity, ...]
+    planned: int | None = None
+    undecidable: str = ""
+    editions: tuple[Edition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.quantities:
+            raise ValueError("there must be at least one quantity")
+        if self.planned is not None and not (isinstance(self.planned, int) and self.planned >= self.min_seeds):
+            raise ValueError(f"planned must be a whole number, at least min_seeds, got {self.planned!r}")
 
 
 @dataclass(frozen=True)
@@ -108,23 +139,34 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """Read the book of claims, once; ValueError if a field is missing or unknown, or a statistic or criterion is."""
     claims = {}
     for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
+        where, editions = f"claim {key}", list[Edition]()
         try:
-            quantities = tuple(Quantity(name, **of) for name, of in entry.pop("quantities", {}).items())
-            claims[key] = Claim(id=key, **entry, quantities=quantities)
-            if not quantities:
-                raise ValueError("there must be at least one quantity")
+            for old in entry.pop("editions", []):
+                where = f"claim {key}, edition {len(editions) + 1}"
+                if not isinstance(old, dict):
+                    raise ValueError(f"editions must be a list, each with verdict and reason, got {old!r}")
+                editions.append(Edition(quantities=_quantities(old), **old))
+            where = f"claim {key}"
+            claims[key] = Claim(id=key, quantities=_quantities(entry), editions=tuple(editions), **entry)
         except (TypeError, ValueError) as error:  # a field too many or too few is a TypeError that names it
-            raise ValueError(f"claim {key}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
     return claims
 
 
-def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
+def _quantities(entry: dict[str, Any]) -> tuple[Quantity, ...]:
+    return tuple(Quantity(name, **of) for name, of in entry.pop("quantities", {}).items())
+
+
+def interval(values: Values, statistic: str) -> tuple[float, float, float]:
     """Return the estimate and the ends of its 95 % interval: a seeded percentile bootstrap of 9,999 resamples.
 
     A rate has the exact (Clopper-Pearson) interval: at 0 of n and n of n a bootstrap has no width. No values, one that
     is not finite, or, for a rate, is neither 0 nor 1, are a ValueError.
+
+    Of several strata the estimate is that of all values; each is resampled by itself, unless one has a single value.
+    The interval of a rate stays as it is: it errs to wide, for hits of unequal chances stray less (Hoeffding 1956).
     """
-    x = np.asarray(values, dtype=float).ravel()
+    x = np.concatenate(parts := _strata(values))
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"values must be finite numbers, at least one, got {x.size}")
     if statistic == "rate":
@@ -135,12 +177,72 @@ def interval(values: ArrayLike, statistic: str) -> tuple[float, float, float]:
     if x.size == 1:
         return float(x[0]), float(x[0]), float(x[0])
     function, how = STATISTICS[statistic], dict(n_resamples=9999, confidence_level=CONFIDENCE, method="percentile")
-    ends = scipy.stats.bootstrap((x,), function, **how, rng=np.random.default_rng(0)).confidence_interval
+    how |= dict(statistic=lambda *of, axis: function(np.concatenate(of, axis), axis), rng=np.random.default_rng(0))
+    ends = scipy.stats.bootstrap(parts, **how).confidence_interval
     return float(function(x)), float(ends.low), float(ends.high)
 
 
+def _strata(values: Values) -> list[np.ndarray]:
+    """Return the values of each stratum; all together where one has a single value, which resampling cannot vary."""
+    parts = [np.asarray(part, float).ravel() for part in (values.values() if isinstance(values, Mapping) else [values])]
+    return parts if min((part.size for part in parts), default=0) > 1 else [np.concatenate([*parts, []])]
+
+
+def plan(quantity: Quantity, values: Values, affordable: int) -> tuple[int | None, int | None]:
+    """Return how many values decide a quantity with 90 % chance, None if more than affordable; and how many do at all.
+
+    The second is None beyond 100,000. To decide is to say of the criterion what today's estimate says, new values being
+    like these. The chance is exact for a rate; else it is the share of 400 records, drawn from the values, whose own
+    bootstrap says it, the number is found to 2 %, and it is at least five: of four values, the ends enclose the median
+    in 7 of 8 cases, which is no 95 %. Numbers are of all strata together, each of which has its equal part.
+    """
+    estimate, parts = interval(values, quantity.statistic)[0], _strata(values)
+    holds, strata = quantity.holds(estimate, estimate), len(parts)
+    if quantity.statistic == "rate":
+        n = np.arange(strata, MOST + 1, strata)
+        needed = next(iter(n[_chances(quantity, estimate, n) >= CHANCE].tolist()), MOST + 1)
+    else:
+        decides, first = partial(_decides, quantity, parts, holds), max(-(-5 // strata), 2)
+        while strata * (last := 2 * first) <= MOST and not decides(last):
+            first = last
+        steps = [*range(first, last, first // 50 + 1), last]
+        needed = strata * steps[bisect_left(steps, True, hi=len(steps) - 1, key=decides)]
+    return needed if needed <= min(affordable, MOST) else None, needed if needed <= MOST else None
+
+
+def _chances(quantity: Quantity, rate: float, n: np.ndarray) -> np.ndarray:
+    """Return the chance, for each n, that the exact interval of n values says of the criterion what the rate says."""
+    (least, most), binom, tail = quantity.range, scipy.stats.binom, (1 - CONFIDENCE) / 2
+    if quantity.holds(rate, rate):  # up to so many hits the upper end is in the range, beyond so many the lower one
+        up_to = binom.ppf(tail, n, most) - 1 if most < 1 else n
+        return binom.cdf(up_to, n, rate) - (binom.cdf(binom.isf(tail, n, least), n, rate) if least > 0 else 0)
+    below = binom.cdf(binom.ppf(tail, n, least) - 1, n, rate) if least > 0 else np.zeros(n.shape)
+    return below + (binom.sf(binom.isf(tail, n, most), n, rate) if most < 1 else 0)
+
+
+def _decides(quantity: Quantity, parts: list[np.ndarray], holds: bool | None, each: int) -> bool:
+    """Return whether enough of the records, drawn with so many values of each stratum, say ``holds``."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(TRIES):
+        drawn = (rng.multinomial(each, np.full(part.size, 1 / part.size)) for part in parts)
+        counts = np.concatenate([rng.multinomial(each, of / each, TRIES) for of in drawn], -1)
+        made, tail = _of_counts(np.concatenate(parts), counts, quantity.statistic), (1 - CONFIDENCE) / 2
+        wrong += quantity.holds(*np.quantile(made, [tail, 1 - tail]).tolist()) is not holds
+        if wrong > (1 - CHANCE) * TRIES:
+            return False
+    return True
+
+
+def _of_counts(x: np.ndarray, counts: np.ndarray, statistic: str) -> np.ndarray:
+    """Return the mean or median of the samples in which each value comes as often as a row of counts says."""
+    if statistic == "mean":
+        return counts @ x / counts[0].sum()
+    n, up_to, x = counts[0].sum(), counts[:, order := np.argsort(x)].cumsum(-1), x[order]
+    return (x[(up_to < (n + 1) // 2).sum(-1)] + x[(up_to < n // 2 + 1).sum(-1)]) / 2
+
+
 def judge(
-    claim_id: str, values: dict[str, ArrayLike], scale: str, claims: dict[str, Claim] | None = None, stand_in: str = ""
+    claim_id: str, values: Mapping[str, Values], scale: str, claims: dict[str, Claim] | None = None, stand_in: str = ""
 ) -> Finding:
     """Hold the values of a claim's quantities, one a seed, against their criteria.
 
@@ -158,22 +260,24 @@ def judge(
     note, fewest = stand_in, min(m.seeds for m in measured)
     if scale == "smoke":
         note = "smoke scale: too small to tell"
-    elif not note and fewest < claim.min_seeds:
-        note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {claim.min_seeds}"
+    elif not note and fewest < (asked := claim.planned or claim.min_seeds):
+        note = f"{fewest} seed{'s' * (fewest != 1)}, the claim asks for {asked}"
     holds = {m.holds for m in measured}
     verdict: Verdict = "inconclusive"
     if not note and {True, False} <= holds:
         verdict = "partly"  # however an undecided one falls
     elif not note and None not in holds:
         verdict = "reproduced" if True in holds else "not reproduced"
+    elif not note and claim.undecidable and not any(m.note for m in measured):
+        note = f"undecidable here: {claim.undecidable}"
     return Finding(claim_id, scale, verdict, measured, note)
 
 
-def _measure(quantity: Quantity, values: ArrayLike) -> Measured:
-    x = np.asarray(values, dtype=float).ravel()
+def _measure(quantity: Quantity, values: Values) -> Measured:
+    x = np.concatenate(_strata(values))
     if wild := int((~np.isfinite(x)).sum()):
         return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
-    estimate, low, high = interval(x, quantity.statistic)
+    estimate, low, high = interval(values, quantity.statistic)
     return Measured(quantity.name, estimate, low, high, x.size, quantity.holds(low, high))
 
 
@@ -184,7 +288,7 @@ def describe(estimate: float, low: float, high: float, statistic: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def summary(values: ArrayLike, statistic: str = "median") -> str:
+def summary(values: Values, statistic: str = "median") -> str:
     """Return estimate and 95 % interval of values, one a seed, for a reader; see `interval` and `describe`."""
     return describe(*interval(values, statistic), statistic)
 
