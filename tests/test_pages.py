@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from ts_helpers.book import pages
-from ts_helpers.book.claims import judge, read_claims
+from ts_helpers.book.claims import Edition, Quantity, judge, read_claims
 from ts_helpers.book.records import Record
 
 CLAIMS = read_claims()
@@ -139,6 +139,40 @@ def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_record
         assert re.findall(r"^\| (C\d)", made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
     assert "usual geometric" not in made["A2"]  # why the criterion is what it is, is said on the page of verdicts
     assert "usual geometric" in pages.verdicts(CLAIMS, {})
+
+
+def test_earlier_editions_stand_in_order_below_what_is_measured_now_and_in_the_chapter():
+    [_, outputs] = now = CLAIMS["C2"].quantities
+    old = Quantity("a", "share of runs | all of them; why", "rate", ">= 0.8")
+    first = Edition("partly", "the paper says less", claim="It learns.", min_seeds=20, quantities=(old, outputs))
+    second = Edition("inconclusive", "the runs were few", source="Fig. 2", planned=50, quantities=now[:1])
+    claims = CLAIMS | {"C2": dataclasses.replace(CLAIMS["C2"], editions=(first, second))}
+    told = [
+        "first edition: partly. Changed because the paper says less. It claimed: It learns. It measured: share of runs "
+        "| all of them, at least 80\xa0%; share of runs with $R^2 \\ge 0.9$ for each of the three outputs over the "
+        "test phase, at least 90\xa0%. It asked for 20 runs.",
+        "second edition: inconclusive. Changed because the runs were few. It cited Fig. 2. It had 50 runs planned.",
+    ]
+    assert pages.earlier(claims["C2"]) == told
+    text = pages.verdicts(claims, {CHAPTER: record_of(CHAPTER)})
+    rows = [line for line in text.splitlines() if line.startswith("| C2 |")]
+    assert rows[2:] == [f"| C2 | {told[0].replace('|', chr(92) + '|')} |  |  |", f"| C2 | {told[1]} |  |  |"]
+    made = pages.fragments(claims, {CHAPTER: record_of(CHAPTER)})
+    paragraphs = made["C2"].split("\n\n")[1:]
+    assert paragraphs == [
+        "**C2: reproduced.**",
+        told[0].replace("first", "First", 1),
+        told[1].replace("s", "S", 1) + "\n",
+    ]
+    assert made["C3"] == pages.fragments(CLAIMS, {CHAPTER: record_of(CHAPTER)})["C3"]
+
+
+def test_planned_runs_stand_beside_those_that_were_made():
+    claims = CLAIMS | {"C2": dataclasses.replace(CLAIMS["C2"], planned=120)}
+    assert "| not run yet | planned: 120 |  |" in row_of("C2", pages.verdicts(claims, {}))
+    records = {CHAPTER: record_of(CHAPTER)}
+    assert "| **reproduced** | 100, planned: 120 | book |" in row_of("C2", pages.verdicts(claims, records))
+    assert pages.fragments(claims, records)["C2"].endswith("\n**C2: reproduced.** Planned: 120 runs.\n")
 
 
 def test_pages_are_of_the_chapters_that_the_toc_lists_whatever_else_lies_beside_them(tmp_path, monkeypatch):

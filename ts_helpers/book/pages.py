@@ -26,6 +26,7 @@ PAPERS = {
 VERDICTS = "|".join(get_args(Verdict))
 PROSE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
 README = ROOT / "README.md"
+ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
 README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-- end of verdicts -->)", re.S)
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 
@@ -74,6 +75,22 @@ def estimates(claim: Claim, finding: Finding | None, none: str) -> list[str]:
     return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
 
 
+def earlier(claim: Claim) -> list[str]:
+    """Return of each earlier edition of a claim, in the order of events, verdict, reason of the change, what stood."""
+    told = []
+    for n, edition in enumerate(claim.editions):
+        after = next((later.quantities for later in claim.editions[n + 1 :] if later.quantities), claim.quantities)
+        asked = [f"{q.meaning.partition('; ')[0]}, {q.words}" for q in edition.quantities if q not in after]
+        words = [f"{ORDINALS[n]} edition: {edition.verdict}. Changed because {edition.reason}."]
+        words += [f"It claimed: {edition.claim}"] if edition.claim else []
+        words += [f"It cited {edition.source}."] if edition.source else []
+        words += [f"It measured: {'; '.join(asked)}."] if asked else []
+        words += [f"It asked for {edition.min_seeds} runs."] if edition.min_seeds else []
+        words += [f"It had {edition.planned} runs planned."] if edition.planned else []
+        told.append(" ".join(words))
+    return told
+
+
 def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     """Return, a paper at a time, the claims and what was measured for each; ``verdicts.html#B3a`` leads to a claim."""
     parts = ['<div id="verdict-filters"></div>\n']  # filled by book/static/verdicts.js
@@ -81,15 +98,18 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
         rows, measured = [], []
         for claim in mine:
             finding, figure = finding_of(claim, found), f"{{numref}}`{claim.figure}`" if text_of(claim.chapter) else ""
-            row = ["not run yet", "", ""]
+            planned = f"planned: {claim.planned}" if claim.planned else ""
+            row = ["not run yet", planned, ""]
             if finding:
                 given = "".join(f", {name} = {value}" for name, value in changed(claim, found).items())
                 verdict = finding.words.replace(finding.verdict, f"**{finding.verdict}**", 1)
-                row = [verdict, str(min(m.seeds for m in finding.measured)), finding.scale + given]
+                runs = str(min(m.seeds for m in finding.measured))
+                row = [verdict, f"{runs}, {planned}" if planned else runs, finding.scale + given]
             text = f"{claim.claim} *({claim.source})*"
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
             shown = zip(claim.quantities, estimates(claim, finding, ""), strict=True)
             measured += [[claim.id, quantity.meaning, quantity.words, estimate] for quantity, estimate in shown]
+            measured += [[claim.id, told, "", ""] for told in earlier(claim)]
         parts += [f"## {title}\n", table(["id", "claim", "verdict", "runs", "scale", "figure"], rows)]
         parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], measured))
     return "\n".join(parts)
@@ -112,7 +132,9 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
             for title, of in both.items() if record.archived else [("measured", record.findings)]:
                 head.append(title)
                 columns.append(estimates(claim, of.get(claim.id), "–"))
-        made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**\n"
+        planned = f" Planned: {claim.planned} runs." if claim.planned else ""
+        made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**{planned}\n"
+        made[claim.id] += "".join(f"\n{told[0].upper()}{told[1:]}\n" for told in earlier(claim))
     head = ["id", "claim", "in the paper", "our figure", "verdict"]
     return made | {chapter: table(head, rows) for chapter, rows in lists.items()}
 
