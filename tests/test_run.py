@@ -470,11 +470,12 @@ def test_checkout_that_cannot_be_written_to_runs_with_out(tmp_path):
     book, out = tmp_path / "book", tmp_path / "out"
     checkout(book, "leak", "import os; os.makedirs(os.environ['TS_CHECKPOINTS'])")
     folders = [book, *(path for path in book.rglob("*") if path.is_dir())]
+    (book / "notebooks/mine.md").touch(0)
     for folder in folders:
         folder.chmod(0o555)
     how = dict(cwd=book, env=os.environ | {"PYTHONPATH": str(book)}, stderr=subprocess.PIPE, text=True)
-    if os.geteuid() == 0:  # who may write everywhere, unless its processes do not have CAP_DAC_OVERRIDE
-        how["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(24, 1)
+    if os.geteuid() == 0:  # who may do all, unless its processes lack CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+        how["preexec_fn"] = lambda: [ctypes.CDLL(None).prctl(24, each) for each in (1, 2)]
     words = [sys.executable, "-m", "ts_helpers.run", "doe2020/leak"]
     refused, done = (subprocess.run([*words, *more], **how) for more in ([], ["--out", out]))
     for folder in folders:

@@ -304,8 +304,11 @@ def sources() -> dict[str, str]:
     for file in sorted(NOTEBOOKS.rglob("*.md")):
         name = file.relative_to(NOTEBOOKS).as_posix().removesuffix(".md")
         if "/." not in f"/{name}" and file.is_file():
-            fits = NOTEBOOK.search(file.read_bytes().replace(b"\r\n", b"\n"))
-            found[name] = "" if fits else f"notebooks/{name}.md is no notebook: it has no parameters cell"
+            try:
+                fits, why = NOTEBOOK.search(file.read_bytes().replace(b"\r\n", b"\n")), "it has no parameters cell"
+            except OSError as error:
+                fits, why = None, f"it cannot be read: {error.strerror}"
+            found[name] = "" if fits else f"notebooks/{name}.md is no notebook: {why}"
     return found
 
 
@@ -390,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for job in jobs:
                 print(f"archived    {archive(job.record).relative_to(ROOT)}")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"cannot archive: {error}", file=sys.stderr)
             return 1
     return int(failed > 0)
