@@ -194,8 +194,9 @@ def test_stress_is_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
     assert pages.stress() == "Not recorded yet.\n"
     row = {"what": "kill -9", "tried": 300, "bad": 0, "of": "lost"}
-    (tmp_path / "stress.json").write_text(json.dumps({"commit": None, "rows": [row]}))
-    assert "| kill -9 | 300 | lost: 0 |\n\nAt commit unknown.\n" in pages.stress()
+    for commit, shown in ((None, "unknown"), ("0123456" * 5, "0123456")):
+        (tmp_path / "stress.json").write_text(json.dumps({"commit": commit, "rows": [row]}))
+        assert f"| kill -9 | 300 | lost: 0 |\n\nAt commit {shown}.\n" in pages.stress()
 
 
 def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):

@@ -164,8 +164,9 @@ def stress() -> str:
     if not (path := RESULTS / "stress.json").exists():
         return "Not recorded yet.\n"
     made = json.loads(path.read_text())
-    rows = [[row["what"], str(row["tried"]), f"{row['of']}: {row['bad']}"] for row in made["rows"]]
-    return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {made['commit'] or 'unknown'}.\n"
+    rows = [[row["what"], f"{row['tried']:,}", f"{row['of']}: {row['bad']}"] for row in made["rows"]]
+    at = (made["commit"] or "unknown")[:7]  # whole, it is wider than a phone
+    return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {at}.\n"
 
 
 def said(claim: Claim) -> list[str]:
