@@ -161,6 +161,16 @@ def test_empty_folder_of_checkpoints_goes(told):
     assert not one.checkpoints.exists()
 
 
+def test_a_choice_left_open_has_a_verdict_for_each_value_beside_the_main_one(told, recorded, tmp_path):
+    picks = {"the first hundred": lambda r: r.isel(seed=slice(100)), "few": lambda r: r.isel(seed=slice(3))}
+    judge(results(200, 100), of=(one := chapter()), over={"C2": picks})
+    one.save()
+    [finding] = load(tmp_path / "doe2020" / "leak").findings.values()
+    assert finding.verdict == "not reproduced"
+    assert finding.over["the first hundred"].startswith("reproduced: 100\N{NO-BREAK SPACE}%")
+    assert finding.over["few"].startswith("inconclusive (3 seeds, the claim asks for 100): ")
+
+
 def test_copy_under_another_name_leaves_its_own_record_and_is_judged_as_the_original(told, tmp_path, monkeypatch):
     chapter().save(results(3, 3))
     asked = []

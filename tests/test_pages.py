@@ -167,6 +167,17 @@ def test_earlier_editions_stand_in_order_below_what_is_measured_now_and_in_the_c
     assert made["C3"] == pages.fragments(CLAIMS, {CHAPTER: record_of(CHAPTER)})["C3"]
 
 
+def test_verdicts_over_a_choice_stand_below_the_main_one_and_in_the_chapter():
+    record = found()
+    kept = record[CHAPTER].findings
+    kept["C2"] = dataclasses.replace(kept["C2"], over={"for half as long": "partly: 3 %"})
+    lines = pages.verdicts(CLAIMS, record).splitlines()
+    assert "| C2 | the same, for half as long |  | partly: 3 % |" in lines
+    chapter = pages.fragments(CLAIMS, record)
+    assert "| for half as long | partly: 3 % |" in chapter["C2"]
+    assert "over a choice" not in chapter["C4"]
+
+
 def test_planned_runs_stand_beside_those_that_were_made():
     claims = CLAIMS | {"C2": dataclasses.replace(CLAIMS["C2"], planned=120)}
     assert "| not run yet | planned: 120 |  |" in row_of("C2", pages.verdicts(claims, {}))

@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +23,9 @@ from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints, running
 
 interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
-Quantity = Callable[[xr.Dataset], ArrayLike]
+Quantity = Callable[[xr.Dataset], claims.Values]
 Quantities = Mapping[str, Sequence[Quantity] | Mapping[str, Quantity]]
+Choices = Mapping[str, Mapping[str, Callable[[xr.Dataset], xr.Dataset]]]
 
 
 @dataclass
@@ -89,13 +90,14 @@ class Chapter:
 
     def judge(
         self, results: xr.Dataset, size: Callable[[xr.Dataset], str], quantities: Quantities | None = None,
-        stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "",
+        stand_in: Callable[[xr.Dataset, str], str] = lambda results, claim: "", over: Choices | None = None,
     ) -> Found:  # fmt: skip
         """Judge the chapter's claims on this run and on the recorded one, and give both to the prose.
 
         The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``. Titles
         get ``size``, how large a run was. ``quantities`` has for each claim functions of results that return one value
         a seed, called (or named) as in ``book/claims.yml``. ``stand_in`` says what data is not the paper's, if any.
+        ``over`` has, for a claim that hangs on a choice the paper leaves open, by value of it what results to judge.
         """
         recorded = records.archived(self.name)
         best = recorded.results if recorded else results
@@ -105,8 +107,13 @@ class Chapter:
         def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
                 named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
-                values = {name: quantity(of) for name, quantity in named.items()}
-                yield claims.judge(claim, values, scale, stand_in=stand_in(of, claim))
+                picks = {"": lambda results: results} | dict((over or {}).get(claim, {}))
+                found = {
+                    value: claims.judge(claim, {name: quantity(part) for name, quantity in named.items()}, scale,
+                                        stand_in=stand_in(part, claim))
+                    for value, part in ((value, pick(of)) for value, pick in picks.items())
+                }  # fmt: skip
+                yield replace(found.pop(""), over={value: _row(each) for value, each in found.items()})
 
         live, of = [*judged(results, self.scale)], claims.read_claims()
         archived = [*judged(recorded.results, "paper")] if recorded else []
@@ -181,6 +188,12 @@ def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
     dims, values, long_name, *units = entry if isinstance(entry[0], str) else (name, *entry)
     label = {"units": units[0] if units else "1"} if units or np.asarray(values).dtype.kind not in "OUS" else {}
     return dims.split(), values, label | {"long_name": long_name}
+
+
+def _row(finding: claims.Finding) -> str:
+    asked = claims.read_claims()[finding.claim].quantities
+    told = [m.describe(q.statistic) for m, q in zip(finding.measured, asked, strict=True)]
+    return f"{finding.words}: {'; '.join(told)}"
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

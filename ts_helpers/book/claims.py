@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -127,6 +127,7 @@ class Finding:
     verdict: Verdict
     measured: tuple[Measured, ...]
     note: str = ""
+    over: dict[str, str] = field(default_factory=dict)  # by value of a choice the paper leaves open: verdict, estimates
 
     @property
     def words(self) -> str:

@@ -109,6 +109,8 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
             shown = zip(claim.quantities, estimates(claim, finding, ""), strict=True)
             measured += [[claim.id, quantity.meaning, quantity.words, estimate] for quantity, estimate in shown]
+            over = finding.over.items() if finding else ()
+            measured += [[claim.id, f"the same, {value}", "", words] for value, words in over]
             measured += [[claim.id, told, "", ""] for told in earlier(claim)]
         parts += [f"## {title}\n", table(["id", "claim", "verdict", "runs", "scale", "figure"], rows)]
         parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], measured))
@@ -134,6 +136,8 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
                 columns.append(estimates(claim, of.get(claim.id), "–"))
         planned = f" Planned: {claim.planned} runs." if claim.planned else ""
         made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**{planned}\n"
+        if finding and finding.over:
+            made[claim.id] += "\n" + table([f"{claim.id}, over a choice", "verdict"], [*finding.over.items()])
         made[claim.id] += "".join(f"\n{told[0].upper()}{told[1:]}\n" for told in earlier(claim))
     head = ["id", "claim", "in the paper", "our figure", "verdict"]
     return made | {chapter: table(head, rows) for chapter, rows in lists.items()}
