@@ -182,7 +182,7 @@ def asymmetry(landscape: xr.DataArray) -> float:
     return float(np.sqrt(np.mean(((log - log.T) / 2) ** 2)) / np.std(log))
 
 
-# Quantities of claims B2a to B2c, named as in ``book/claims.yml``, a value a repetition and teacher: from results whose
+# Quantities of claims B2a to B2c, named as in ``book/claims.yml``, by teacher a value a repetition: from results whose
 # ``landscape`` is the validation loss (repetition, teacher, alpha_s, alpha_r), with teachers named "0.34 0.68".
 
 
@@ -190,30 +190,28 @@ def _of_each(
     results: xr.Dataset,
     value: Callable[[xr.DataArray, float, float], float],
     where: Callable[[float, float], bool] = lambda s, r: True,
-) -> np.ndarray:
-    """Return ``value(landscape, alpha_s, alpha_r)`` of each landscape and its teacher, where wanted."""
-    teachers = [tuple(map(float, str(name).split())) for name in results.teacher.values]
-    return np.array(
-        [
-            value(here, *alphas)
-            for repetition in results.landscape
-            for alphas, here in zip(teachers, repetition, strict=True)
-            if where(*alphas)
-        ]
-    )
+) -> dict[str, list[float]]:
+    """Return, by teacher, ``value(landscape, alpha_s, alpha_r)`` of each of its landscapes; of the teachers wanted."""
+    teachers = {str(name): tuple(map(float, str(name).split())) for name in results.teacher.values}
+    landscapes = results.landscape.transpose("teacher", "repetition", ...)
+    return {
+        name: [value(here, *alphas) for here in mine]
+        for (name, alphas), mine in zip(teachers.items(), landscapes, strict=True)
+        if where(*alphas)
+    }
 
 
-def minimum_near(results: xr.Dataset) -> np.ndarray:
+def minimum_near(results: xr.Dataset) -> dict[str, list[float]]:
     """B2a: the lowest point lies within 0.2 of the teacher's pair."""
     return _of_each(results, lambda here, s, r: float(np.hypot(*np.subtract(minimum(here), (s, r))) <= 0.2))
 
 
-def elman_ratio(results: xr.Dataset) -> np.ndarray:
+def elman_ratio(results: xr.Dataset) -> dict[str, list[float]]:
     """B2b: lowest loss over that at (1, 1)."""
     return _of_each(results, lambda here, s, r: float(here.min()) / float(here.sel(alpha_s=1, alpha_r=1)))
 
 
-def line_ratio(results: xr.Dataset) -> np.ndarray:
+def line_ratio(results: xr.Dataset) -> dict[str, list[float]]:
     """B2b: lowest loss over the lowest with an alpha of 1, of teachers that have none."""
 
     def value(here: xr.DataArray, s: float, r: float) -> float:
@@ -222,7 +220,7 @@ def line_ratio(results: xr.Dataset) -> np.ndarray:
     return _of_each(results, value, lambda s, r: s != 1 and r != 1)
 
 
-def swap_ratio(results: xr.Dataset) -> np.ndarray:
+def swap_ratio(results: xr.Dataset) -> dict[str, list[float]]:
     """B2c: loss nearest the teacher's pair exchanged over that nearest the pair, of teachers with unequal alphas."""
 
     def value(here: xr.DataArray, s: float, r: float) -> float:
