@@ -62,12 +62,18 @@ class Names(dict):
 
 
 def bound(node):
-    """Return the names that a statement binds: those of functions and classes, of imports, and what is assigned."""
+    """Return the names that a statement defines, imports, assigns, or changes an item or attribute of."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
-    inner = [*ast.walk(node)]
-    stored = {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return stored | {(n.asname or n.name).partition(".")[0] for n in inner if isinstance(n, ast.alias)}
+    found = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.alias):
+            found.add((inner.asname or inner.name).partition(".")[0])
+        elif isinstance(getattr(inner, "ctx", None), ast.Store):
+            while isinstance(inner, ast.Subscript | ast.Attribute):
+                inner = inner.value
+            found.add(getattr(inner, "id", None))
+    return found
 
 
 @cache

@@ -213,15 +213,3 @@ def test_landscape_has_its_minimum_area_depth_and_asymmetry():
     assert quax2020.asymmetry(landscape(np.exp(A + 7))) == pytest.approx(1)
     expected = np.sqrt((A**2).mean()) / (A + symmetric).std()
     assert quax2020.asymmetry(landscape(np.exp(A + symmetric))) == pytest.approx(expected)
-
-
-def test_landscape_quantities_compare_the_teacher_the_limits_and_the_swap():
-    maps = xr.concat([HILLS.expand_dims(teacher=4), landscape(HILLS.values.T).expand_dims(teacher=4)], "repetition")
-    results = xr.Dataset({"landscape": maps}, {"teacher": ["0.31 0.59", "0.6 1.0", "0.6 0.6", "1.0 0.3"]})
-    for quantity, expected in (
-        (quax2020.minimum_near, [[1, 0], [0, 0], [0, 0], [0, 0]]),
-        (quax2020.elman_ratio, [[1 / 5] * 2] * 4),
-        (quax2020.line_ratio, [[1 / 2] * 2] * 2),  # of teachers with no alpha of 1
-        (quax2020.swap_ratio, [[3 / 1, 1 / 3], [6 / 7, 7 / 6], [9 / 2, 2 / 9]]),
-    ):
-        np.testing.assert_allclose([*quantity(results).values()], expected)

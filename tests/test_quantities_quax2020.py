@@ -1,0 +1,76 @@
+"""Worked examples of what the claims of Quax, D'Asaro and van Gerven measure."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from notebook_code import check
+
+HILLS = np.array([[8, 1, 9], [3, 4, 7], [2, 6, 5]])  # from alpha_s 0.3, 0.6, 1 down; alpha_r to the right
+ODD = np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]])
+DEEP = 10.0 ** (3 * ODD)  # the median is 1,000 times the lowest value, which a third has; all of it is antisymmetric
+ROUND = 10.0 ** (
+    0.5 * ODD + np.diag([1.5, 0, -1.5])
+)  # half as deep; the lowest value is one; a quarter of the variance
+RATES = dict(alpha_s=[0.3, 0.6, 1.0], alpha_r=[0.3, 0.6, 1.0])
+LANDSCAPES = xr.Dataset(
+    dict(landscape=(["repetition", "teacher", *RATES], [[HILLS] * 4, [HILLS.T] * 4])),
+    dict(teacher=["0.31 0.59", "0.6 1.0", "0.6 0.6", "1.0 0.3"], **RATES),
+)
+ENDS = xr.Dataset(  # of each of two teachers, two networks from two starts; the epoch before would be misleading
+    dict(
+        learned=(
+            ["target", "seed", "start", "epoch", "which"],
+            [
+                [
+                    [[[0, 0], [0.34, 0.68]], [[0, 0], [0.43, 0.59]]],
+                    [[[0.3, 0.7], [0.34, 0.79]], [[0, 0], [0.68, 0.34]]],
+                ],
+                [
+                    [[[0, 0], [0.34, 0.68]], [[0, 0], [0.43, 0.59]]],
+                    [[[0.7, 0.3], [0.57, 0.34]], [[0, 0], [0.68, 0.34]]],
+                ],
+            ],
+        ),
+        loss=(["target", "seed", "start", "epoch"], [[[[9, 9], [8, 2]], [[9, 9], [8, 3]]]] * 2),
+        elman=(["target", "seed", "epoch"], [[[8, 4], [8, 2]]] * 2),
+    ),
+    dict(start=["0.1 0.1", "1.0 1.0"]),
+)
+ARMS = xr.Dataset(  # distances from the teacher: 5 units 0.1, 0.05; 100 units 0.05, 0.1
+    dict(
+        landscape=(["arm", "repetition", *RATES], [[ROUND, DEEP], [DEEP, ROUND], [DEEP, ROUND], [ROUND, DEEP]]),
+        learned=(
+            ["arm", "seed", "epoch", "which"],
+            [
+                [[[0, 0], [0.44, 0.68]], [[0, 0], [0.34, 0.63]]],
+                [[[0, 0], [0.34, 0.68]], [[0, 0], [0.34, 0.68]]],
+                [[[0, 0], [0.37, 0.72]], [[0, 0], [0.34, 0.78]]],
+                [[[0, 0], [0.43, 0.6]], [[0, 0], [0.45, 0.68]]],
+            ],
+        ),
+    ),
+    dict(arm=["5 units", "10 units", "100 units", "ReLU"], **RATES),
+)
+
+EXAMPLES = {
+    "B2a/minimum_near": (LANDSCAPES, {"0.31 0.59": [1, 0], "0.6 1.0": [0, 0], "0.6 0.6": [0, 0], "1.0 0.3": [0, 0]}),
+    "B2b/elman_ratio": (LANDSCAPES, {name: [1 / 5] * 2 for name in LANDSCAPES.teacher.values}),
+    "B2b/line_ratio": (
+        LANDSCAPES,
+        {"0.31 0.59": [1 / 2] * 2, "0.6 0.6": [1 / 2] * 2},
+    ),  # of teachers with no alpha of 1
+    "B2c/swap_ratio": (LANDSCAPES, {"0.31 0.59": [3, 1 / 3], "0.6 1.0": [6 / 7, 7 / 6], "1.0 0.3": [9 / 2, 2 / 9]}),
+    "B3a/recovered": (ENDS, [1, 1, 0, 0, 0, 0, 0, 1]),
+    "B3b/elman_ratio": (ENDS, [1 / 2, 3 / 2] * 2),
+    "B4a/area_ratio": (ARMS, [3, 1 / 3]),
+    "B4b/distance_ratio": (ARMS, [0.5, 2]),
+    "B5a/depth_ratio": (ARMS, [1 / 2, 2]),
+    "B5a/area_ratio": (ARMS, [1 / 3, 3]),
+    "B5b/asymmetry_ratio": (ARMS, [1 / 2, 2]),
+    "B5c/recovered": (ARMS, [1, 0]),
+}
+
+
+@pytest.mark.parametrize("key", EXAMPLES)
+def test_quantity_has_the_value_of_a_worked_example(key):
+    check(key, *EXAMPLES[key])
