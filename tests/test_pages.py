@@ -165,6 +165,14 @@ def test_earlier_editions_stand_in_order_below_what_is_measured_now_and_in_the_c
         told[1].replace("s", "S", 1) + "\n",
     ]
     assert made["C3"] == pages.fragments(CLAIMS, {CHAPTER: record_of(CHAPTER)})["C3"]
+    of = {name: dataclasses.replace(CLAIMS[name], editions=claims["C2"].editions) for name in ("A3", "C2", "C5", "A4a")}
+    linked = "[{0}](verdicts.md#{0})".format
+    assert pages.editions(of | {"S1": CLAIMS["S1"]}, {CHAPTER: record_of(CHAPTER, verdict="reproduced")}).splitlines()[
+        2:
+    ] == [
+        f"| partly | not run yet | {linked('A3')}, {linked('A4a')} |",
+        f"| partly | reproduced | {linked('C2')}, {linked('C5')} |",
+    ]
 
 
 def test_verdicts_over_a_choice_stand_below_the_main_one_and_in_the_chapter():

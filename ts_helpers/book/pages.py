@@ -117,6 +117,15 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     return "\n".join(parts)
 
 
+def editions(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return of the claims that were changed which had what verdict at first, and have what now."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for claim in (claim for claim in claims.values() if claim.editions):
+        now = finding.verdict if (finding := finding_of(claim, found)) else "not run yet"
+        groups.setdefault((claim.editions[0].verdict, now), []).append(f"[{claim.id}](verdicts.md#{claim.id})")
+    return table(["first edition", "now", "claims"], [[*both, ", ".join(ids)] for both, ids in sorted(groups.items())])
+
+
 def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, str]:
     """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim."""
     made: dict[str, str] = {}
@@ -226,7 +235,7 @@ def main() -> int:
             README.write_text(readme(text, claims, found))
             return 0
         made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
-        made["stress.md"] = stress()
+        made |= {"stress.md": stress(), "editions.md": editions(claims, found)}
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)
