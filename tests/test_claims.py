@@ -248,7 +248,7 @@ def test_a_claim_that_no_affordable_number_decides_says_what_it_would_take(tmp_p
         (OPEN, "inconclusive (undecidable here: it would take about 900)"),
         (GOOD, "reproduced"),
         (OPEN[:2], "inconclusive (2 seeds, the claim asks for 5)"),
-        ([*OPEN, np.nan], "inconclusive"),  # why, is said of the values
+        ([*OPEN, np.nan], "inconclusive (undecidable here: it would take about 900)"),  # runs that were not affordable
     ):
         assert judge("X1", dict(a=values), "paper", claims).words == words
 

@@ -269,7 +269,7 @@ def judge(
         verdict = "partly"  # however an undecided one falls
     elif not note and None not in holds:
         verdict = "reproduced" if True in holds else "not reproduced"
-    elif not note and claim.undecidable and not any(m.note for m in measured):
+    elif not note and claim.undecidable:
         note = f"undecidable here: {claim.undecidable}"
     return Finding(claim_id, scale, verdict, measured, note)
 
