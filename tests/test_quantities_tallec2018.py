@@ -22,7 +22,64 @@ TEXT = xr.Dataset(  # characters: chrono is ahead by 1, 1, 0 bits, and at 1 of 2
     ),
     dict(arm=["characters", "words"], start=["standard", "chrono"]),
 )
+
+
+def compared(steps, **arms):
+    """Losses of networks, by arm a run at a time, each of the standard and of the chrono one, every ``steps`` steps."""
+    loss = np.array([*arms.values()]).transpose(0, 2, 1, 3)
+    name = [arm.replace("_", ", ") for arm in arms]
+    step, taken = steps * np.arange(loss.shape[-1]), steps * (np.isfinite(loss).sum(-1) - 1.0)
+    of = dict(diverged=(["arm", "start", "seed"], 0 * taken), taken=(["arm", "start", "seed"], taken))
+    of |= dict(loss=(["arm", "start", "seed", "look"], loss), step=("look", step))
+    return xr.Dataset(of, dict(arm=name, start=["standard", "chrono"], seed=[0, 1, 2]))
+
+
+PLATEAU, DONE, CUT = [4] + 12 * [1], [4, 1] + 3 * [0.01] + 8 * [np.nan], [4, 1, 0.2] + 10 * [np.nan]
+COPYING = compared(  # of 1200 steps, the last quarter is three evaluations
+    100,
+    copying_shorter=[
+        [[4] + 11 * [1] + [300], [4] + 9 * [1] + [0.6, 0.5, 0.4]],  # thrown off at the end: a plateau still
+        [PLATEAU, PLATEAU],  # too short to tell
+        [PLATEAU, DONE],
+    ],
+    variable_shorter=[
+        [[4] + 9 * [1] + [0.5, 0.3, 0.1], [4] + 9 * [1] + [0.4, 0.2, 0.1]],
+        [CUT, PLATEAU],  # for want of hours
+        [PLATEAU, [4] + 12 * [0.6]],  # neither below half
+    ],
+    variable_longer=[
+        [PLATEAU, [4] + 12 * [0.4]],
+        [[4] + 12 * [0.5], [4] + 12 * [0.2]],
+        [PLATEAU, DONE],
+    ],
+)
+SHORTER, LONGER = "the shorter T, 500 in the paper", "the longer T, 2000 in the paper"
+NOT_RUN = {"copying, longer": [np.nan] * 3}
+ADDING = compared(
+    100,
+    shorter=[
+        [[1, 1, 1, 1, 0.4], [1, 0.4, 0.4, 0.4, 0.4]],  # after 400 steps and after 100
+        [[1, 1, 1, 1, 1], [1, 1, 0.4, 0.4, 0.4]],  # more than 400, and 200
+        [[1, 1, 1, 1, 1], [1, 1, 1, 0.4, 0.4]],  # more than 400, and 300: at least 4/3, which is not at least 2
+    ],
+    longer=[
+        [[1, 0.4, 0.4, 0.4, 0.4], [1, 1, 1, 1, 1]],  # the standard one alone
+        [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]],  # neither
+        [[1, 0.4, 0.4, 0.4, 0.4], [1, 0.4, 0.4, 0.4, 0.4]],
+    ],
+)
 EXAMPLES = {
+    "D3a/standard": (COPYING, {"copying, shorter": [1, np.nan, 1]} | NOT_RUN),
+    f"D3a/standard/{SHORTER}": (COPYING, [1, np.nan, 1]),
+    f"D3a/standard/{LONGER}": (COPYING, [np.nan] * 3),
+    "D3b/chrono": (COPYING, {"copying, shorter": [0.5, np.nan, 0.01]} | NOT_RUN),
+    f"D3b/chrono/{SHORTER}": (COPYING, [0.5, np.nan, 0.01]),
+    "D3b/ratio": (COPYING, {"copying, shorter": [0.5, np.nan, 0.01]} | NOT_RUN),
+    "D3c/standard_shorter": (COPYING, [0.3, np.nan, np.nan]),
+    "D3c/chrono_shorter": (COPYING, [0.2, 1, np.nan]),
+    "D3c/ratio_longer": (COPYING, [0.4, 0.4, 0.01]),
+    "D4/shorter": (ADDING, [4, 2, np.nan]),
+    "D4/longer": (ADDING, [0, np.nan, 1]),
     "D6/in_order": (PIXELS, [0.1, -0.1]),
     "D6/permuted": (PIXELS, [0.25, np.nan]),
     "D7a/fewer": (TEXT, [1, 1, 0]),
