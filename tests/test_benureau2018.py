@@ -77,9 +77,9 @@ def test_perfect_reproduction_and_constant_mean_score_what_the_data_say():
     x = sums_of_sines().double()
     assert closed_loop_error(x[1:], x).item() == 0
     off = closed_loop_error(x[1:], x, "one step off").item()
-    assert off == pytest.approx(((x[1:] - x[:-1]) ** 2).sum((0, 2)).mean().item()) == pytest.approx(8.22, abs=0.005)
+    assert off == pytest.approx(((x[1:] - x[:-1]) ** 2).sum((0, 2)).mean().item()) == pytest.approx(8.24, abs=0.005)
     constant = closed_loop_error(x.mean(0).expand(99, 5, 1), x) + ((x[0] - x.mean(0)) ** 2).mean()  # of all 100 steps
-    assert constant.item() == pytest.approx(42.0, abs=0.05)
+    assert constant.item() == pytest.approx(42.1, abs=0.05)
 
 
 def test_losses_and_metrics_equal_their_definitions():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ts_helpers.datasets.sines import COMPONENTS, load_sequences, random_components, sums_of_sines
+from ts_helpers.datasets.sines import COMPONENTS, FORMER, fast_share, load_sequences, random_components, sums_of_sines
 
 
 @pytest.fixture
@@ -41,8 +41,16 @@ def test_sines_are_of_the_kind_that_the_authors_code_gives_away():
     before = ((x[1:] - x[:-1]) ** 2).sum((0, 2)).mean()
     assert constant == pytest.approx(42.1, rel=0.01)  # the authors'
     assert before == pytest.approx(8.24, rel=0.01)
-    assert constant == pytest.approx(42.0, abs=0.05)  # ours, as the docstring states
-    assert before == pytest.approx(8.22, abs=0.005)
+    assert constant == pytest.approx(42.1, abs=0.05)  # ours, as the docstring states
+    assert before == pytest.approx(8.24, abs=0.005)
+
+
+def test_share_of_fast_power_is_that_of_the_authors_sequences_and_of_one_wave_all_or_nothing():
+    theirs, former = [0.22, 0.16, 0.71, 0.15, 0.08], [0.55, 0, 0.10, 0, 0.04]
+    np.testing.assert_allclose(fast_share(sums_of_sines().numpy())[:, 0], theirs, atol=0.01)
+    np.testing.assert_allclose(fast_share(sums_of_sines(FORMER).numpy())[:, 0], former, atol=0.01)
+    slow, fast, both = fast_share(7 + sums_of_sines([[(5, 1)], [(20, 3)], [(5, 1), (20, 1)]]).numpy())[:, 0]
+    assert (slow, fast, both) == (pytest.approx(0, abs=1e-4), pytest.approx(1, abs=1e-4), pytest.approx(0.5, abs=1e-3))
 
 
 def drawn(n, seed):
