@@ -8,7 +8,7 @@ from ts_helpers.cells import MTRNNCell, unroll
 from ts_helpers.datasets.sines import sums_of_sines
 from ts_helpers.fit import fit
 from ts_helpers.papers import benureau2018 as paper
-from ts_helpers.papers.benureau2018 import ALPHA, SETTINGS, Choices, NextStep, closed_loop_error, quantities, volatility
+from ts_helpers.papers.benureau2018 import ALPHA, SETTINGS, Choices, NextStep, closed_loop_error, quantities
 from ts_helpers.timescales import Clamped
 
 X = sums_of_sines(n_steps=12)
@@ -140,7 +140,7 @@ def test_experiment_returns_what_it_says_and_what_was_generated_has_the_last_err
     assert {name: " ".join(v.dims) for name, v in all_settings.data_vars.items()} == {
         "tau": "setting seed epoch layer",
         **dict.fromkeys(("loss", "closed", "closed_off"), "setting seed epoch"),
-        "generated": "setting seed step sequence feature",
+        **dict.fromkeys(("predicted", "generated"), "setting seed step sequence feature"),
         "diverged": "setting seed",
         "seconds": "",
     }
@@ -154,6 +154,21 @@ def test_experiment_returns_what_it_says_and_what_was_generated_has_the_last_err
         for name, against in (("closed", "aligned"), ("closed_off", "one step off")):
             error = closed_loop_error(torch.as_tensor(one.generated.values), X, against)
             assert error.item() == pytest.approx(one[name][-1].item(), rel=1e-4)
+        assert ((one.predicted.values - X[1:].numpy()) ** 2).mean() == pytest.approx(one.loss[-1].item(), rel=1e-4)
+
+
+def test_sizes_are_trained_beside_each_other_and_one_of_them_or_the_only_one_can_be_had():
+    how = dict(n_seeds=2, seed=5, epochs=20)
+    both, one = paper.sizes([3, 4], ["learn 8"], X, **how), paper.sizes([3], ["learn 8"], X, **how)
+    alone = tried(["learn 8"]).drop_vars("seconds")
+    for made in (paper.at(both, 3), paper.at(one, 3), paper.at(one, 25), alone):
+        xr.testing.assert_allclose(made.drop_vars(["units", "seconds"], errors="ignore"), alone, rtol=1e-4)
+    assert (paper.at(both, 4).loss != alone.loss).all() and both.seconds.shape == (2,)
+    assert paper.size(both) == "2 networks of 3 and 4 units, 20 epochs" and paper.size(alone) == "2 networks, 20 epochs"
+    assert [*paper.runs_at({"recorded: all": both, "this run: all": one}, 4)] == [
+        "recorded: 2 networks of 4 units, 20 epochs",
+        "this run: 2 networks of 3 units, 20 epochs",
+    ]
 
 
 def test_settings_start_where_the_paper_says_and_fixed_ones_stay_there(all_settings):
@@ -222,136 +237,6 @@ def test_network_that_diverged_has_no_error_from_then_on(monkeypatch):
     assert (made.diverged == 0).all() and made.closed.isnull().all() and (made.tau == made.tau.isel(epoch=0)).all()
 
 
-# Quantities, from small data sets of which they are known
-
-
-def results_of(settings):
-    """Data like an experiment's: tau 8 and errors 1 everywhere, but for what is given of a setting."""
-    shape = (len(settings), 2, 41)
-    made = {name: (("setting", "seed", "epoch"), np.ones(shape)) for name in ("loss", "closed", "closed_off")}
-    made["tau"] = ("setting", "seed", "epoch", "layer"), np.full((*shape, 3), 8.0)
-    data = xr.Dataset(made, coords={"setting": list(settings), "epoch": 100 * np.arange(41), "layer": range(3)})
-    for name, given in settings.items():
-        for variable, value in given.items():
-            data[variable].loc[dict(setting=name)] = np.array(value, float)
-    return data
-
-
-def moving(start, end):
-    """Time constants (epoch, layer) that go straight from start to end in the first half."""
-    way = np.clip(np.linspace(0, 2, 41), 0, 1)[:, None]
-    return (1 - way) * np.array(start, float) + way * np.array(end, float)
-
-
-def changed(tau, *entries):
-    for epochs, layer, value in entries:
-        tau[epochs, layer] = value
-    return tau
-
-
-def alternating(size):
-    """An error that goes up and down by a factor, 10 ** size."""
-    return 10.0 ** (size * (np.arange(41) % 2))
-
-
-def from_100(*end):
-    return {"learn 100": dict(tau=moving((100, 100, 100), end))}
-
-
-def from_16(quarter, *end):
-    return {"learn 16-8-4": dict(tau=changed(moving((16, 8, 4), end), (slice(10), 0, 16), (10, 0, quarter)))}
-
-
-def exponential(*end):
-    return {"learn 4-8-16": dict(tau=moving((4, 8, 16), end))}
-
-
-def two_starts(exponential, eight):
-    return {"learn 4-8-16": dict(tau=exponential), "learn 8": dict(tau=eight)}
-
-
-def free(closed, *entries):
-    tau = changed(moving((4, 8, 16), (0.9, 8, 16)), *entries)
-    return {"no clamp 4-8-16": dict(tau=tau, closed=closed), "learn 4-8-16": dict(closed=2 * alternating(0.1))}
-
-
-NAN = np.nan
-EIGHT = {"learn 8": dict(closed=4, tau=moving((8, 8, 8), (1.02, 8, 8))), "fixed 8": dict(closed=2)}
-HUNDRED = {"learn 100": dict(loss=0.5, closed=9, closed_off=1), "fixed 100": dict(loss=2, closed=3)}
-ROUGH = {"learn 100": dict(closed=alternating(0.1)), "learn 16-8-4": dict(closed=alternating(0.25))}
-STABLE = from_100(5, 80, 120)["learn 100"]["tau"]
-
-
-@pytest.mark.parametrize(
-    ("claim", "settings", "expected"),
-    [
-        ("A2", from_100(5, 80, 120), dict(low=1, stable=1, ordered=1)),
-        ("A2", from_100(10, 80, 120), dict(low=1, stable=1, ordered=1)),
-        ("A2", from_100(10.1, 120, 80), dict(low=0, stable=1, ordered=0)),
-        ("A2", from_100(5, 49, 120), dict(low=1, stable=0, ordered=1)),
-        ("A2", from_100(5, 80, 201), dict(low=1, stable=0, ordered=1)),
-        ("A2", from_100(90, 80, 120), dict(low=0, stable=1, ordered=0)),
-        ("A2", {"learn 100": dict(tau=changed(STABLE.copy(), (7, 1, 49)))}, dict(low=1, stable=0, ordered=1)),
-        (
-            "A2",
-            {"learn 100": dict(tau=changed(STABLE.copy(), (slice(-4, None), 0, 99)))},
-            dict(low=1, stable=1, ordered=1),
-        ),
-        (
-            "A2",
-            {"learn 100": dict(tau=changed(STABLE.copy(), (slice(-6, None), 0, 99)))},
-            dict(low=0, stable=1, ordered=0),
-        ),
-        ("A3", from_16(4, 2, 6, 5), dict(fast=1, unordered=1)),
-        ("A3", from_16(4.1, 2, 5, 6), dict(fast=0, unordered=0)),
-        ("A4a", HUNDRED, dict(loss_ratio=0.25)),
-        ("A4b", HUNDRED, dict(closed_ratio=3)),
-        ("A5", ROUGH, dict(roughness_ratio=2.5)),
-        ("A6a", exponential(1, 10, 20), dict(hardly=1)),
-        ("A6a", exponential(1, 6, 12), dict(hardly=1)),
-        ("A6a", exponential(1, 10.1, 16), dict(hardly=0)),
-        ("A6a", exponential(1, 8, 11.9), dict(hardly=0)),
-        ("A6a", exponential(9, 8, 16), dict(hardly=1)),
-        ("A6b", two_starts((4, 8, 16), (8, 8, 8)), dict(distance_ratio=1, ordered=0)),
-        ("A6b", two_starts((1, 8, 16), (1, 8, 32)), dict(distance_ratio=2**-0.5, ordered=1)),
-        ("A6b", two_starts((1, 9, 15), (1, 9, 15)), dict(distance_ratio=0, ordered=1)),
-        ("A7", EIGHT, dict(closed_ratio=0.5)),
-        ("A8a", EIGHT | exponential(1, 8, 16), dict(at_floor_exponential=1, at_floor_8=0)),
-        (  # the last ten evaluations alternate: the median lies half way
-            "A8b",
-            free(6 * alternating(0.2), (30, 0, 0.6)),
-            dict(lowest=0.6, roughness_ratio=2, closed_ratio=3 * (1 + 10**0.2) / (1 + 10**0.1)),
-        ),
-        (  # one that diverged counts with its lowest before
-            "A8b",
-            free(np.where(np.arange(41) < 25, 1.0, NAN), (slice(25, None), slice(None), NAN), (24, 0, 0.7)),
-            dict(lowest=0.7, roughness_ratio=100, closed_ratio=100),
-        ),
-    ],
-)
-def test_quantities_of_known_results(claim, settings, expected):
-    found = {name: values.tolist() for name, values in quantities(results_of(settings))[claim].items()}
-    assert found == {name: pytest.approx([value] * 2) for name, value in expected.items()}
-
-
-def test_volatility_of_an_alternating_error_is_the_spread_of_its_steps():
-    error = xr.DataArray(alternating(0.3), dims="epoch")
-    trend = xr.DataArray(10.0 ** np.linspace(0, -3, 41), dims="epoch")
-    first = xr.DataArray(np.where(np.arange(41) < 20, alternating(2.0), 1.0), dims="epoch")
-    found = [volatility(each).item() for each in (error, 7 * error, trend * error, trend, first)]
-    assert found == pytest.approx([0.3, 0.3, 0.3, 0, 0], abs=1e-12)  # level, trend and first half do not count
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_network_that_diverged_counts_as_100_above_and_a_hundredth_below(wrong):
-    two = [xr.DataArray(values) for values in ([2, wrong, 2, wrong], [4, 4, wrong, wrong])]
-    assert paper.ratio(*two).tolist() == [0.5, 100, 0.01, 1]
-    data = results_of(ROUGH)
-    data["closed"].loc[dict(setting="learn 16-8-4", seed=1, epoch=slice(3000, None))] = wrong
-    assert paper.roughness_ratio(data).tolist() == pytest.approx([2.5, 100])
-    assert paper.closed_ratio(data, "learn 16-8-4", "learn 100")[1] == 100
-
-
 def test_every_claim_of_the_paper_gets_exactly_its_quantities(all_settings):
     named = {
         key: {q.name for q in claim.quantities} for key, claim in read_claims().items() if claim.paper == "benureau2018"
@@ -360,13 +245,5 @@ def test_every_claim_of_the_paper_gets_exactly_its_quantities(all_settings):
         found = quantities(all_settings, closed)
         assert {key: set(values) for key, values in found.items()} == named
         for key, values in found.items():
-            assert all(value.shape == (2,) for value in values.values())
+            assert all(value.shape == (8 if key == "A8a" else 2,) for value in values.values())
             assert judge(key, values, "smoke").verdict == "inconclusive"
-
-
-def test_closed_loop_error_can_be_chosen_and_claims_whose_settings_were_not_run_are_left_out():
-    results = results_of(HUNDRED)
-    assert paper.closed_ratio(results, closed="closed_off").tolist() == [1, 1]
-    assert quantities(results, "closed_off")["A4b"]["closed_ratio"].tolist() == [1, 1]
-    for names, claims in (["learn 100"], {"A2"}), (["fixed 8", "fixed 100"], set()), (["learn 8", "fixed 8"], {"A7"}):
-        assert set(quantities(results_of({name: {} for name in names}))) == claims

@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -97,7 +98,8 @@ class Chapter:
         The prose gets ``recorded``, ``<claim>-verdict`` and ``<claim>-<quantity>``, of this run with ``-live``. Titles
         get ``size``, how large a run was. ``quantities`` has for each claim functions of results that return one value
         a seed, called (or named) as in ``book/claims.yml``. ``stand_in`` says what data is not the paper's, if any.
-        ``over`` has, for a claim that hangs on a choice the paper leaves open, by value of it what results to judge.
+        ``over`` has, for a claim that hangs on a choice the paper leaves open, by value of it what results to judge; a
+        KeyError says that there are none.
         """
         recorded = records.archived(self.name)
         best = recorded.results if recorded else results
@@ -107,11 +109,14 @@ class Chapter:
         def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
                 named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
-                picks = {"": lambda results: results} | dict((over or {}).get(claim, {}))
+                parts = {"": of}
+                for value, pick in (over or {}).get(claim, {}).items():
+                    with suppress(KeyError):
+                        parts[value] = pick(of)
                 found = {
                     value: claims.judge(claim, {name: quantity(part) for name, quantity in named.items()}, scale,
                                         stand_in=stand_in(part, claim))
-                    for value, part in ((value, pick(of)) for value, pick in picks.items())
+                    for value, part in parts.items()
                 }  # fmt: skip
                 yield replace(found.pop(""), over={value: _row(each) for value, each in found.items()})
 
