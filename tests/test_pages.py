@@ -165,7 +165,7 @@ def test_earlier_editions_stand_in_order_below_what_is_measured_now_and_in_the_c
         told[1].replace("s", "S", 1) + "\n",
     ]
     assert made["C3"] == pages.fragments(CLAIMS, {CHAPTER: record_of(CHAPTER)})["C3"]
-    of = {name: dataclasses.replace(CLAIMS[name], editions=claims["C2"].editions) for name in ("A3", "C2", "C5", "A4a")}
+    of = {name: dataclasses.replace(CLAIMS[name], editions=claims["C2"].editions) for name in ("C5", "C2", "A3", "A4a")}
     linked = "[{0}](verdicts.md#{0})".format
     assert pages.editions(of | {"S1": CLAIMS["S1"]}, {CHAPTER: record_of(CHAPTER, verdict="reproduced")}).splitlines()[
         2:

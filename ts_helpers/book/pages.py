@@ -120,7 +120,7 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
 def editions(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     """Return of the claims that were changed which had what verdict at first, and have what now."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for claim in (claim for claim in claims.values() if claim.editions):
+    for claim in (claim for _, claim in sorted(claims.items()) if claim.editions):
         now = finding.verdict if (finding := finding_of(claim, found)) else "not run yet"
         groups.setdefault((claim.editions[0].verdict, now), []).append(f"[{claim.id}](verdicts.md#{claim.id})")
     return table(["first edition", "now", "claims"], [[*both, ", ".join(ids)] for both, ids in sorted(groups.items())])
