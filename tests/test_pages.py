@@ -135,7 +135,7 @@ def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_record
         assert lines[2].split(" | ")[1].strip(" |") == "at least 90\xa0%"
         assert lines[2].count("100\xa0%\xa0[96,\xa0100]") == measured
         assert lines[-1] == f"**C2: {verdict}.**"
-        assert f"| Section 3.2, Task 1, Fig. 3 | {{numref}}`fig-matsuki-task1` | {verdict} |\n" in made[CHAPTER]
+        assert f"| {CLAIMS['C2'].source} | {{numref}}`fig-matsuki-task1` | {verdict} |\n" in made[CHAPTER]
         assert re.findall(r"^\| (C\d)", made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
     assert "usual geometric" not in made["A2"]  # why the criterion is what it is, is said on the page of verdicts
     assert "usual geometric" in pages.verdicts(CLAIMS, {})
