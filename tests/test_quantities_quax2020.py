@@ -51,6 +51,22 @@ ARMS = xr.Dataset(  # distances from the teacher: 5 units 0.1, 0.05; 100 units 0
     ),
     dict(arm=["5 units", "10 units", "100 units", "ReLU"], **RATES),
 )
+WIDTHS = xr.Dataset(  # two repetitions; the epoch before would be misleading
+    dict(
+        spread=(["width", "seed", "epoch", "which"], [
+            [[[9, 9], [0.1, 0.2]], [[9, 9], [0.3, 0.2]]],
+            [[[9, 9], [0.5, 0.5]], [[9, 9], [0.5, 0.5]]],
+            [[[9, 9], [0.3, 0.3]], [[9, 9], [0.2, 0.6]]],
+        ]),
+        loss=(["model", "width", "seed", "epoch"], [
+            [[[7, 1], [7, 1]], [[7, 1], [7, 2]], [[7, 1], [7, 2]]],
+            [[[7, 2], [7, 4]], [[7, 4], [7, 2]], [[7, 8], [7, 6]]],
+            [[[7, 4], [7, 5]], [[7, 4], [7, 4]], [[7, 8], [7, 2]]],
+            [[[7, 1], [7, 2]], [[7, 5], [7, 4]], [[7, 10], [7, 20]]],
+        ]),
+    ),
+    dict(model=["individual", "global", "Elman", "GRU"], width=[0.1, 0.2, 0.3], which=["alpha_s", "alpha_r"]),
+)  # fmt: skip
 
 EXAMPLES = {
     "B2a/minimum_near": (LANDSCAPES, {"0.31 0.59": [1, 0], "0.6 1.0": [0, 0], "0.6 0.6": [0, 0], "1.0 0.3": [0, 0]}),
@@ -68,6 +84,13 @@ EXAMPLES = {
     "B5a/area_ratio": (ARMS, [1 / 3, 3]),
     "B5b/asymmetry_ratio": (ARMS, [1 / 2, 2]),
     "B5c/recovered": (ARMS, [1, 0]),
+    "B6a/wider_s": (WIDTHS, [0.2, -0.1]),
+    "B6a/wider_r": (WIDTHS, [0.1, 0.4]),
+    "B6b/global_ratio": (WIDTHS, {0.1: [1 / 2, 1 / 4], 0.2: [1 / 4, 1], 0.3: [1 / 8, 1 / 3]}),
+    "B6b/elman_ratio": (WIDTHS, {0.1: [1 / 4, 1 / 5], 0.2: [1 / 4, 1 / 2], 0.3: [1 / 8, 1]}),
+    "B6b/gru_ratio": (WIDTHS, {0.1: [1, 1 / 2], 0.2: [1 / 5, 1 / 2], 0.3: [1 / 10, 1 / 10]}),
+    "B6c/over_narrow": (WIDTHS, [8 / 2, 3 / 4]),
+    "B6c/over_middle": (WIDTHS, [8 / 4, 3 / 1]),
 }
 
 
