@@ -295,10 +295,11 @@ def at(results: xr.Dataset, units: int) -> xr.Dataset:
     return results.isel(units=0) if results.sizes["units"] == 1 else results.sel(units=units)
 
 
-def runs_at(runs: Mapping[str, xr.Dataset], units: int) -> dict[str, xr.Dataset]:
-    """Return runs by title, as `Found` has them, of one size each, with titles that say which."""
-    parts = {title.partition(":")[0]: at(results, units) for title, results in runs.items()}
-    return {f"{which}: {size(part)}": part for which, part in parts.items()}
+def runs_at(runs: Mapping[str, xr.Dataset], *units: int) -> dict[str, xr.Dataset]:
+    """Return runs by title, as `Found` has them, each of one size, which titles say, on two lines of several."""
+    parts = [(title.partition(":")[0], at(results, n)) for title, results in runs.items() for n in units]
+    of = " of " if len(units) == 1 else "\nof "
+    return {f"{which}: {size(part).replace(' of ', of)}": part for which, part in parts}
 
 
 def size(results: xr.Dataset) -> str:
