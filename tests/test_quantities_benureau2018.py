@@ -151,6 +151,17 @@ def test_claims_are_of_25_units_but_a7_of_ten_and_the_other_size_is_beside_them(
         check("A7/closed_ratio/25 units", both.sel(units=[10]), [])
 
 
+def test_networks_started_at_100_are_the_many_where_they_were_trained_and_those_of_ten_units_beside_them():
+    few = [results_of(from_100(*end)) for end in ((5, 80, 120), (20, 80, 120))]
+    both = xr.concat(few, xr.Variable("units", [25, 10]), "all")
+    taus = np.stack([from_100(*end)["learn 100"]["tau"] for end in ((5, 80, 120), (5, 40, 120), (50, 80, 120))])
+    both["tau_many"] = ("network", "epoch", "layer"), taus
+    check("A2/low", both, [1, 1, 0])
+    check("A2/stable", both, [1, 0, 1])
+    check("A2/low/10 units", both, [0, 0])
+    check("A2/low", both.drop_vars("tau_many"), [1, 1])
+
+
 def test_volatility_of_an_alternating_error_is_the_spread_of_its_steps():
     error = xr.DataArray(alternating(0.3), dims="epoch")
     trend = xr.DataArray(10.0 ** np.linspace(0, -3, 41), dims="epoch")
