@@ -447,7 +447,7 @@ def judged(claim: str) -> dict[str, Callable[[xr.Dataset], np.ndarray]]:
 
 def other_size(claim: str) -> dict[str, Callable[[xr.Dataset], xr.Dataset]]:
     """Return the size beside it, for `Chapter.judge` to judge over."""
-    units = 35 - UNITS[claim]
+    units = {10: 25, 25: 10}[UNITS[claim]]
     return {f"{units} units": lambda results: results.sel(units=[units])}
 
 
