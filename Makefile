@@ -16,7 +16,7 @@ newer    = $(if $(shell find $(2) -type f -newer $(1) -not -path '*/.*' -not -pa
             | head -n 1),FORCE)
 MOVED   := $(shell test ! -s .venv/.book || test "$$(cat .venv/.book)" -ef . || echo FORCE)
 
-.PHONY: help book readme test check determinism browser lint lab bench stress clean FORCE
+.PHONY: help book readme test test-slurm check determinism browser lint sweep lab bench stress clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -26,6 +26,8 @@ help:
 	@echo "make check   every notebook at smoke scale, strict build, every page in a browser"
 	@echo "make lint    the quick part of make test;  make determinism  all chapters twice, once a week"
 	@echo "make lab     JupyterLab on the notebooks"
+	@echo "make sweep   notebooks over parameters, by Snakemake  FILE=workflow/sweeps/tmax.yml  [SWEEP=-n, or --executor slurm]"
+	@echo "make test-slurm  a sweep through Slurm, as root on Debian: jobs and daemons killed, ends as it does here?"
 	@echo "make bench   the benchmarks  [BENCH=--quick, --record, or --beside a checkout of an older engine]"
 	@echo "make stress  processes killed, disks full, hostile input: what is lost?  [STRESS=--quick or --record]"
 	@echo "make clean   remove what was built; .venv, downloads, trainings to go on with and what you made stay"
@@ -75,7 +77,7 @@ browser: $(VENDOR) $(AXE)
 
 test: .venv/.test
 	@$(MAKE) --no-print-directory -j2 lint $(KERNELS) browser
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not book or canary"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "(not book or canary) and not slurm"
 
 check: .venv/.test
 	@$(MAKE) --no-print-directory -j2 $(KERNELS) browser
@@ -83,6 +85,16 @@ check: .venv/.test
 
 determinism: .venv/.test $(KERNELS)
 	@$(BIN)/python -m pytest -m "weekly"
+
+test-slurm: .venv/.test .venv/.sweep
+	@sh tools/ensure_slurm.sh
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m "slurm"
+
+# what was killed left a lock and jobs half done: those run again, and go on from their checkpoints
+sweep: .venv/.sweep $(KERNELS)
+	@test -f "$(FILE)" || { echo "make sweep needs FILE, one of:" workflow/sweeps/*.yml >&2; exit 2; }
+	@$(BIN)/snakemake -s workflow/Snakefile --configfile "$(FILE)" $(if $(findstring --executor,$(SWEEP)),,--cores $(JOBS)) \
+	    --nolock --rerun-incomplete --keep-going --quiet rules $(SWEEP)
 
 lab: .venv/.lab
 	@$(BIN)/jupyter lab --notebook-dir notebooks

@@ -573,22 +573,6 @@ def test_interrupted_training_goes_on_to_the_same_bits(way, kill, tmp_path, minu
     assert not killing.done and [file.suffix for file in tmp_path.iterdir()] == [".pt"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_training_that_was_out_of_time_goes_on_to_the_same_bits(way, tmp_path, minutes, killing):
-    whole = WAYS[way]()
-    steps = len(killing.done)
-    killing.done.clear()
-    _, history = WAYS[way](time_limit=0.1, checkpoint=tmp_path)
-    assert 0 < len(killing.done) < steps
-    shown = history.metrics["loss"]
-    here = np.isfinite(shown)
-    assert np.array_equal(shown[here], whole[1].metrics["loss"][here]) and not here.all()
-    done = len(killing.done)
-    WAYS[way](time_limit=0, checkpoint=tmp_path)
-    assert len(killing.done) == done
-    same(WAYS[way](checkpoint=tmp_path), whole)
-
-
 def other_tau(network, x, y):
     return 2 / network.cell.alpha
 
@@ -779,8 +763,6 @@ REFUSED = [
     (dict(batch_size=1, data=[data_of(2)[0], data_of(2, 5)[1]]), "batch_size must be .*, sizes=.2, 5."),
     (dict(patience=1, metrics={}), "patience, lr_patience and stop_below need a metric"),
     (dict(patience=1, metrics={"tau": time_constants}), r"need a scalar first, 'tau' has shape \(2,\)"),
-    (dict(time_limit=1), "time_limit needs a checkpoint"),
-    *[(dict(time_limit=hours, checkpoint="."), r"time_limit must be in \[0, inf\]") for hours in (-1, math.nan)],
 ]
 
 

@@ -110,12 +110,6 @@ def test_starts_of_a_run_share_weights_and_sequences_and_runs_and_seeds_do_not()
     assert np.array_equal(first, again) and not np.array_equal(first, another)
 
 
-def test_one_run_by_itself_is_the_same_as_among_the_others():
-    every, one = compared(n_seeds=3), compared(n_seeds=3, run=1)
-    assert one.seed.values.tolist() == [1]
-    xr.testing.assert_identical(one.drop_vars("seconds"), every.sel(seed=[1]).drop_vars("seconds"))
-
-
 def test_training_that_is_done_stops_and_says_so():
     results = compared(stop_below=1e6)
     assert bool((results.taken == 10).all())
@@ -164,14 +158,11 @@ def test_late_targets_are_due_so_many_steps_later_and_the_score_is_that_of_longe
         (dict(task="reading"), "task must be one of copying, variable copying, adding, got 'reading'"),
         (dict(starts={}), "starts must name one or more, got {}"),
         (dict(late=3), "late must be 0 for adding, got 3"),
-        (dict(task="copying", late=-3), "run and late must be 0 or more, got run=0, late=-3"),
+        (dict(task="copying", late=-3), "late must be 0 or more, got late=-3"),
         (dict(n_seeds=0), "n_seeds must be 1 or more, got n_seeds=0"),
         (dict(n_evaluations=3), "n_evaluations must divide n_steps, got n_evaluations=3, n_steps=20"),
         (dict(n_evaluations=0), "n_evaluations must be 1 or more, got n_evaluations=0"),
         (dict(units=2.5), "hidden_size must be a whole number, got 2.5"),
-        (dict(run=True), "run must be a whole number, got True"),
-        (dict(run=2), "run must be one of n_seeds=2, 0 to 1, got 2"),
-        (dict(run=-1), "run and late must be 0 or more, got run=-1, late=0"),
     ],
 )
 def test_what_cannot_be_is_refused(how, message):

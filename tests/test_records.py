@@ -10,7 +10,7 @@ import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured
 from ts_helpers.book.paths import RECORD, RESULTS, ROOT, digest, record_folder
-from ts_helpers.book.records import archive, archived, load, main, save
+from ts_helpers.book.records import archive, archived, load, save
 
 FINDING = Finding(
     "X1", "book", "partly", (Measured("a", 0.5, 0.4, 0.6, 100, None), Measured("b", None, None, None, 3, None))
@@ -50,22 +50,6 @@ def results(scale=1.0):
         {"loss": (("seed", "epoch"), values, {"units": "1", "long_name": "loss"})},
         coords={"epoch": ("epoch", [0, 10, 20], {"units": "epochs", "long_name": "epoch"})},
     )
-
-
-def of_arm(results, arm, **coords):
-    return results.expand_dims("arm").assign_coords({"arm": ("arm", [arm], {"long_name": "arm"})} | coords)
-
-
-def part(recorder, folder, arm, run, offset, **settings):
-    """A record of one arm, or of one run of it, as `-p only` and `-p only_run` make it."""
-    only, one = "abc".index(arm), results(offset)
-    recorder.scale, recorder.settings = "paper", {"n_seeds": 3, "only": only, "only_run": run} | settings
-    if run is None:
-        one = of_arm(one, arm)
-    else:
-        recorder.settings["hours"] = 1.0 / (1 + run)
-        one = of_arm(one.isel(seed=[run]), arm, seed=("seed", [run], {"units": "1", "long_name": "run"}))
-    return recorder.save(one).rename(folder / f"{arm} {run} {offset}")
 
 
 def test_record_comes_back_as_it_was_saved(recorder, tmp_path):
@@ -242,16 +226,6 @@ def test_every_archived_record_is_read_and_nothing_else_that_lies_there(recorder
     assert all(archived(name).line().startswith("Recorded at scale paper") for name in names)
 
 
-@pytest.mark.parametrize(("words", "code"), [([], 2), (["nowhere"], 2), (["--help"], 0)])
-def test_archiving_by_hand_says_how_and_refuses_what_is_no_record(capsys, words, code):
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    said = capsys.readouterr()
-    assert left.value.code == code
-    assert "usage: python -m ts_helpers.book.records" in said.out + said.err
-    assert ("nowhere is not a record" in said.err) == (words == ["nowhere"])
-
-
 def test_nothing_that_is_read_could_run_code():
     texts = [file.read_text() for top in ("ts_helpers", "notebooks") for file in (ROOT / top).rglob("*.[pm][yd]")]
     assert len(texts) > 60
@@ -276,61 +250,11 @@ def test_archived_results_come_back_with_their_provenance_until_new_ones_replace
     xr.testing.assert_identical(archived("doe2020/leak").results, results(2.0))
 
 
-def test_arms_and_runs_made_one_at_a_time_are_archived_together(recorder, tmp_path):
-    archive(part(recorder, tmp_path, "b", None, 9.0), part(recorder, tmp_path, "c", None, 4.0))
-    archive(part(recorder, tmp_path, "a", 2, 1.0), part(recorder, tmp_path, "a", 0, 2.0))
-    for new in (part(recorder, tmp_path, "a", 2, 3.0), part(recorder, tmp_path, "c", None, 7.0)):
-        archive(new)  # makes way for itself, and leaves the others
-    back = archived("doe2020/leak")
-    for run, offset in ((0, 2.0), (1, np.nan), (2, 3.0)):
-        np.testing.assert_array_equal(back.results.loss.sel(arm="a", seed=run), results(offset).loss[run])
-    for arm, offset in (("b", 9.0), ("c", 7.0)):
-        np.testing.assert_array_equal(back.results.loss.sel(arm=arm), results(offset).loss)
-    parts = back.provenance["parts"]
-    made = [(p["settings"]["only"], p["settings"]["only_run"]) for p in parts]
-    assert made == [(0, 0), (0, 2), (1, None), (2, None)]
-    assert parts[-1]["sha256"] == load(new).provenance["sha256"]
-    assert back.provenance["settings"]["only"] is None
-    assert {"only", "only_run", "hours"} & set(back.line().replace(",", " ").split()) == set()
-
-
-def test_run_is_added_to_a_whole_one_and_to_one_of_more_runs(recorder, tmp_path):
-    recorder.scale, recorder.settings = "paper", {"n_seeds": 3}
-    archive(recorder.save(of_arm(results(5.0), "a")))
-    whole = archived("doe2020/leak").provenance
-    archive(part(recorder, tmp_path, "a", 2, 1.0, n_seeds=4))
-    back = archived("doe2020/leak")
-    for run, offset in enumerate((5.0, 5.0, 1.0, 5.0)):
-        np.testing.assert_array_equal(back.results.loss.sel(arm="a", seed=run), results(offset).loss[run])
-    assert [p["sha256"] for p in back.provenance["parts"]][1:] == [whole["sha256"]]
-    assert "n_seeds = 4 or 3, " in back.line()
-
-
-def test_run_of_other_settings_replaces_nothing_and_all_runs_of_an_arm_do(recorder, tmp_path):
-    file = archive(*(part(recorder, tmp_path, "a", run, 1.0, n_steps=10) for run in (0, 1)))
-    before = digest(file)
-    for how in ({"n_steps": 20}, {"lr": 0.1, "n_steps": 10}):
-        with pytest.raises(ValueError, match=f"settings archived of its arm, got others: {next(iter(how))};"):
-            archive(part(recorder, tmp_path, "a", 2, 1.0 + len(how), **how))
-    assert digest(file) == before
-    archive(part(recorder, tmp_path, "a", None, 9.0))
-    back = archived("doe2020/leak")
-    np.testing.assert_array_equal(back.results.loss.sel(arm="a"), results(9.0).loss)
-    assert [p["settings"].get("n_steps") for p in back.provenance["parts"]] == [None]
-
-
 def test_what_cannot_be_archived_is_refused(recorder, paper, tmp_path):
-    whole, one = paper.rename(tmp_path / "whole"), part(recorder, tmp_path, "a", None, 1.0)
-    for several in ((whole, whole), (one, whole)):
-        with pytest.raises(ValueError, match="several records must be parts, run with -p only or -p only_run, got"):
-            archive(*several)
-    for setting, along, made in (("only", "arm", results()), ("only_run", "seed", of_arm(results(), "a"))):
-        recorder.settings = {setting: 0}
-        with pytest.raises(ValueError, match=f"must have the coordinate {along} to be joined along"):
-            archive(recorder.save(made))
+    whole = paper.rename(tmp_path / "whole")
     for scale in ("smoke", "book"):
         recorder.scale = scale
-        with pytest.raises(ValueError, match=f"must be of one notebook at scale paper, got .* at scale {scale}"):
+        with pytest.raises(ValueError, match=f"must be of scale paper, got .* of scale {scale}"):
             archive(recorder.save(results(), [FINDING]))
     (whole / "results.nc").write_bytes(b"")
     with pytest.raises(ValueError, match=r"results\.nc is truncated"):

@@ -155,10 +155,11 @@ def test_ci_runs_every_test_and_builds_the_book_and_leaves_the_long_ones_to_the_
     lines = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if re.match("make|test", line)]
     assert lines == ["make test", "make check", "make book", "test -s _build/html/index.html"]
     weekly = (ROOT / ".github" / "workflows" / "weekly.yml").read_text()
-    assert re.search(r"schedule:.*cron:.*- run: make determinism\n", weekly, re.S)
-    targets = re.findall(r'^(\w+):|pytest .*-m "([^"]*)"', (ROOT / "Makefile").read_text(), re.M)
+    assert re.search(r"schedule:.*cron:.*- run: make determinism\n.*- run: make test-slurm\n", weekly, re.S)
+    targets = re.findall(r'^([\w-]+):|pytest .*-m "([^"]*)"', (ROOT / "Makefile").read_text(), re.M)
     marked = {before[0]: words for before, (_, words) in pairwise(targets) if words}
-    assert marked == {"test": "not book or canary", "check": "book and not weekly", "determinism": "weekly"}
+    own = {"check": "book and not weekly", "determinism": "weekly", "test-slurm": "slurm"}
+    assert marked == own | {"test": "(not book or canary) and not slurm"}
 
 
 def test_constraints_pin_every_dependency_exactly():

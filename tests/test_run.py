@@ -408,6 +408,16 @@ def test_kernels_are_compiled_once_where_a_notebook_that_runs_needs_them(project
     assert calls == ([["-m", "ts_helpers.engine"]] if imported == "cells" else [])
 
 
+@pytest.mark.parametrize(("cores", "given", "threads"), [({0}, "", "1"), ({1, 3, 5}, "", "3"), ({0}, "5", "5")])
+def test_as_many_threads_as_cores_that_may_be_used_unless_told(project, monkeypatch, cores, given, threads):
+    monkeypatch.setattr(run, "execute", lambda job: "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
+    os.environ.pop("OMP_NUM_THREADS", None)
+    os.environ |= {"OMP_NUM_THREADS": given} if given else {}
+    assert run.main(["-p", "tau", "3"]) == 0
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
 def test_what_took_longest_when_it_was_recorded_begins_first(project, monkeypatch):
     begun = []
     monkeypatch.setattr(run, "execute", lambda job: begun.append(job.name) or "")
@@ -428,8 +438,8 @@ def checkout(root, name, code):
     add(root, name, code)
 
 
-def wait_for(found):
-    until = time.monotonic() + 60
+def wait_for(found, seconds=60):
+    until = time.monotonic() + seconds
     while not (there := found()):
         assert time.monotonic() < until
         time.sleep(0.1)

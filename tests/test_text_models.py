@@ -1,6 +1,7 @@
 import itertools
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -298,23 +299,27 @@ def test_tbptt_nll_in_training_goes_on_where_the_window_before_ended_unless_a_te
 
 
 @BOTH
-def test_training_that_was_out_of_time_goes_on_with_all_that_it_carried(make, tmp_path, monkeypatch):
+def test_training_that_was_interrupted_goes_on_with_all_that_it_carried(make, tmp_path, monkeypatch):
     x, y = symbols(8, 6, 3), symbols(8, 6, 3, seed=6)
 
-    def batch(step):
+    def batch(step, until=None):
+        if step == until:
+            raise KeyboardInterrupt
         k = step % len(x)
         return (x[k], y[k]) if make is BatchNormLSTM else (x[k, None], y[k, None], torch.tensor(k == 0))
 
-    def trained(**more):
+    def trained(until=None, **more):
         model = model_of(make, carried=make is RecurrentHighway)
         loss, held = (nll, (x[0], y[0])) if make is BatchNormLSTM else (tbptt_nll, (x, y, torch.tensor(True)))
         how = dict(n_steps=20, eval_interval=5, lr=0.01, clip_norm=0.5, patience=9, **more)
-        return fit(model, loss, batch, eval_data=held, **how).metrics["loss"].tolist(), model.state_dict()
+        history = fit(model, loss, partial(batch, until=until), eval_data=held, **how)
+        return history.metrics["loss"].tolist(), model.state_dict()
 
     expected, whole = trained()
     minutes = itertools.count()  # one passes with each look at the clock
     monkeypatch.setattr(time, "perf_counter", lambda: 60.0 * next(minutes))
-    trained(checkpoint=tmp_path, time_limit=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint=tmp_path, until=10)
     assert [5 < torch.load(saved)["step"] < 15 for saved in tmp_path.glob("*.pt")] == [True]
     losses, state = trained(checkpoint=tmp_path)
     assert losses == expected

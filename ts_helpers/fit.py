@@ -62,7 +62,7 @@ def fit(
     lower_bounds: Mapping[str, PerNetwork] | None = None, clip_norm: float | None = None, norm_type: float = 2.0,
     metrics: Mapping[str, Metric] | None = None, eval_data: Sequence[Tensor] | None = None, eval_interval: int = 1,
     patience: int | None = None, lr_patience: int | None = None, stop_below: float | None = None,
-    time_limit: float | None = None, checkpoint: Path | str | None = None, name: str = "fit",
+    checkpoint: Path | str | None = None, name: str = "fit",
 ) -> History:  # fmt: skip
     """Train a network, or many of one architecture, each as if alone: descent on its own loss, at its own rates.
 
@@ -89,7 +89,6 @@ def fit(
             to be left, however its training ended, as it was at the first evaluation that had the least.
         lr_patience: such evaluations after which its learning rates are halved, and again after as many more.
         stop_below: a network stops after three evaluations in a row with a first metric at or below this.
-        time_limit: hours that this call may take, none if 0; the next call goes on from the checkpoint.
         checkpoint: folder that keeps the state once a minute and at the end. A call with the same networks, data,
             functions (see `Identity`) and settings goes on from there, to the same numbers as without interruption.
         name: stands before the progress bar.
@@ -110,7 +109,7 @@ def fit(
     one_of(OPTIMIZERS, optimizer=optimizer)
     for interval, key, number in (
         ("(0, inf]", "clip_norm", clip_norm), ("(-inf, inf)", "stop_below", stop_below),
-        ("[0, inf]", "time_limit", time_limit), ("[2, inf]", "norm_type", norm_type),
+        ("[2, inf]", "norm_type", norm_type),
     ):  # fmt: skip
         if number is not None:
             within(interval, **{key: number})
@@ -122,7 +121,6 @@ def fit(
         (made and eval_data is None, "eval_data must be given where data is a function"),
         (norm_type not in (2.0, math.inf), f"norm_type must be 2 or infinity, got {norm_type}"),
         (judged and not metrics, "patience, lr_patience and stop_below need a metric, got none"),
-        (time_limit is not None and checkpoint is None, f"time_limit needs a checkpoint, got {time_limit=}"),
     ):  # fmt: skip
         if broken:
             raise ValueError(rule)
@@ -150,7 +148,6 @@ def fit(
     plan = SimpleNamespace(**counts, **how, norm_type=norm_type, stop_below=stop_below, judged=judged)
     functions = identity.of([loss, metrics, data if made else None]) if checkpoint else ""
     settled = repr([plan, described, functions, identity.sources() if checkpoint else "", torch.__version__])
-    until = math.inf if time_limit is None else time.perf_counter() + 3600 * time_limit
     size = max(AT_ONCE, NUMBERS // rows.values.shape[1])
     if not rows.alone:
         size = min(size, max(1, int(MEMORY / rows.footprint(first, batch_size))))
@@ -170,7 +167,7 @@ def fit(
             decides = identity.of([some.values, some.buffers, rates[part], least[part], cut(first), held])
             file = Path(checkpoint) / f"{hashlib.sha256((settled + decides).encode()).hexdigest()[:16]}.pt"
         which = f"{name} {start // size + 1}/{-(-len(nets) // size)}"
-        found.append(run.go(file, until, which.removesuffix(" 1/1")))
+        found.append(run.go(file, which.removesuffix(" 1/1")))
     joined = {key: np.concatenate([each.metrics[key] for each in found]) for key in metrics}
     diverged, taken = (np.concatenate([getattr(each, key) for each in found]) for key in ("diverged", "n_steps"))
     return History(found[0].at, found[0].unit, joined, diverged, taken, sum(each.seconds for each in found))
@@ -208,8 +205,8 @@ class _Run:
             kept=none > 0, kept_values=rows.values.clone() if keeps else rates[:, :0],  # to be left so; and how
         )  # fmt: skip
 
-    def go(self, file: Path | None, until: float, name: str) -> History:
-        """Train from the checkpoint, if there is one, until the end or that time."""
+    def go(self, file: Path | None, name: str) -> History:
+        """Train to the end, from the checkpoint if there is one."""
         now, rows = self.now, self.rows
         if file and (found := read(file, rows.values.device)):
             vars(now).update(found, measured={key: tensor.cpu() for key, tensor in found["measured"].items()})
@@ -223,7 +220,7 @@ class _Run:
         try:
             for step in progress(range(now.step, total), name, total, now.step):
                 self.evaluate()
-                if clock >= until or now.over:
+                if now.over:
                     break
                 self.take(step)
                 clock = time.perf_counter()

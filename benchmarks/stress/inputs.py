@@ -102,7 +102,7 @@ DRAWN = dict(n_steps=9, n_sequences=2, generator=g)
 ONE, CODES, IMAGES = torch.ones(5, 3, 2), torch.arange(40) % 3, pixels.Part(torch.ones(4, 9, 1), torch.arange(9))
 HOW = dict(epochs=2, n_steps=None, batch_size=2, shuffle_seed=0, optimizer="adam", lr=0.1, lr_scale={"bias": 0.5},
            lower_bounds={"bias": 0.0}, clip_norm=1.0, norm_type=2.0, eval_interval=1, patience=1, lr_patience=1,
-           stop_below=0.1, time_limit=None, checkpoint=None, loss=lambda: square)  # fmt: skip
+           stop_below=0.1, checkpoint=None, loss=lambda: square)  # fmt: skip
 COPY = dict(T=3, n_sequences=2, generator=g)
 ARU = dict(alpha_s=0.5, alpha_r=0.5, dial=timescales.Direct, scale=1.0, generator=g)
 LOWER, UPPER = (

@@ -134,7 +134,7 @@ class Chapter:
         return Found(next(iter(runs)), which, runs, best, recorded)
 
     def save(self, results: xr.Dataset | None = None) -> None:
-        """Save the record of what was judged, or of ``results``; remove own checkpoints unless only a part was made.
+        """Save the record of what was judged, or of ``results``; remove own checkpoints.
 
         The variable ``seconds``, which trainings took, those of an interrupted run included, goes to the provenance.
         """
@@ -144,9 +144,8 @@ class Chapter:
         made = self.made | dict(scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
-        whole = all(made["settings"].get(part) is None for part in records.PART)
         at = self.checkpoints
-        own = sorted(f.relative_to(at).as_posix() for f in TOUCHED if whole and f.is_relative_to(at))
+        own = sorted(f.relative_to(at).as_posix() for f in TOUCHED if f.is_relative_to(at))
         if "TS_CHECKPOINTS" in os.environ:  # the runner removes them, once the executed notebook is in its place
             made["checkpoints"] = own
         records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)

@@ -1,6 +1,5 @@
 """Results that carry how they were made: folders of records, and the archive below ``results/``; nothing is judged."""
 
-import argparse
 import hashlib
 import io
 import json
@@ -8,8 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -22,7 +19,7 @@ import xarray as xr
 from ts_helpers.book.claims import Finding, Measured, Verdict
 from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
-PART = ("only", "only_run", "hours")  # parameters that say which part of a run is made now, and no more
+PART = ("only", "only_run", "hours")  # parameters that say which part of a whole was made; records have the last two
 MADE: dict[str, Any] = {
     **dict(notebook=str, scale=str, seed=int, device=str, start=str, threads=int, seconds=float | int),
     **dict(commit=str | None, dirty=bool | None, parameters=dict, settings=dict, packages=dict, sha256=dict),
@@ -151,85 +148,23 @@ def archived(notebook: str) -> Record | None:
     return Record(_results(results), _provenance(made))
 
 
-def archive(*records: Path) -> Path:
-    """Put results and provenance of a paper-scale record below ``results/``, where git keeps them.
-
-    Records of parts, single arms run with ``-p only`` or single runs of them with ``-p only_run``, are joined along
-    ``arm`` and ``seed`` with what is archived; each replaces the same part, an arm with all its runs any part of it.
-    ValueError: a record is damaged, of another scale or notebook, one of several whole runs, a part without the
-    coordinates that it is joined along, or a single run of other settings than its arm's but for ``n_seeds``.
-    """
-    made = [load(path) for path in records]
-    for record in made:
-        record.provenance.pop("checkpoints", None)
-    first = made[0].provenance
-    for record, path in zip(made, records, strict=True):
-        of, (only, run) = record.provenance, _part(record.provenance)
-        if (of["notebook"], of["scale"]) != (first["notebook"], "paper"):
-            got = f"{path} of {of['notebook']} at scale {of['scale']}"
-            raise ValueError(f"records must be of one notebook at scale paper, got {got}")
-        if only is run is None:
-            if len(made) == 1:
-                return _put(path / "results.nc", first)
-            raise ValueError(f"several records must be parts, run with -p only or -p only_run, got {path}")
-        for along in ["arm"] if run is None else ["arm", "seed"]:
-            if along not in record.results.coords:
-                raise ValueError(f"a part of a run must have the coordinate {along} to be joined along, got {path}")
-    old = archived(first["notebook"])
-    parts, arms = (old.parts, _arms(old.results)) if old else ([], {})
-    for record in made:
-        only, run = _part(record.provenance)
-        if run is None:
-            parts = [part for part in parts if _part(part)[0] != only]
-            arms |= _arms(record.results)
-        else:
-            others = [_unlike(p, record.provenance) for p in parts if only is None or _part(p)[0] in (only, None)]
-            if names := sorted(set().union(*others)):
-                how = f"{', '.join(names)}; run it with those, or all runs of the arm with the new ones"
-                raise ValueError(f"a single run must have the settings archived of its arm, got others: {how}")
-            parts = [part for part in parts if _part(part) != (only, run)]
-            join: dict[str, Any] = dict(data_vars="minimal", coords="minimal", compat="equals", join="outer")
-            for arm, new in _arms(record.results).items():
-                before = [arms[arm].drop_sel(seed=[run], errors="ignore")] if arm in arms else []
-                arms[arm] = xr.concat([*before, new], "seed", **join).sortby("seed")
-        parts = [*parts, record.provenance]
-    joined = xr.concat(arms.values(), "arm", data_vars="all", join="outer", combine_attrs="drop_conflicts")
-    shared = {which: first[which] | dict.fromkeys(PART) for which in ("parameters", "settings")}
-    shared["seconds"] = round(sum(part["seconds"] for part in parts), 1)
-    shared["parts"] = sorted(parts, key=lambda part: repr(_part(part)))
-    with tempfile.TemporaryDirectory() as folder:
-        joined.to_netcdf(results := Path(folder, "results.nc"), engine="h5netcdf")
-        return _put(results, first | shared)
+def archive(path: Path) -> Path:
+    """Put a paper-scale record below ``results/``, where git keeps it; ValueError: damaged, or of another scale."""
+    made = load(path).provenance
+    if made["scale"] != "paper":
+        raise ValueError(f"a record to archive must be of scale paper, got {path} of scale {made['scale']}")
+    return put(path / RECORD[0], made)
 
 
-def _put(results: Path, made: dict[str, Any]) -> Path:
+def put(results: Path, made: dict[str, Any]) -> Path:
+    """Make results and how they were made the archived ones of their notebook; return the first of the two files."""
     nc, provenance = archive_files(made["notebook"])
     nc.parent.mkdir(parents=True, exist_ok=True)
     provenance.unlink(missing_ok=True)  # first: whoever is killed here leaves no pair that could be taken for whole
     shutil.copyfile(results, nc)
+    made = {name: each for name, each in made.items() if name != "checkpoints"}
     provenance.write_bytes(as_json(made | {"sha256": {"results.nc": digest(nc)}}))
     return nc
-
-
-def _part(provenance: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Return which arm and which run of a notebook were made; None for all of them."""
-    return provenance["settings"].get("only"), provenance["settings"].get("only_run")
-
-
-def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """Name the settings that keep two parts from one whole; how many runs it has makes no difference to any of them."""
-    mine, its = (made["settings"] | {"seed": made["seed"]} for made in (one, other))
-    return {name for name in mine | its if mine.get(name) != its.get(name)} - {*PART, "n_seeds"}
-
-
-def _arms(results: xr.Dataset) -> dict[Any, xr.Dataset]:
-    """Return each arm, its runs numbered, its coordinates of text as objects: joined as they are, they would be cut."""
-    texts = {name: each.astype(object) for name, each in results.coords.items() if each.dtype.kind in "UT"}
-    results = results.drop_encoding().assign_coords(texts)
-    if "seed" in results.dims and "seed" not in results.coords:
-        numbers = range(results.sizes["seed"])
-        results = results.assign_coords(seed=("seed", numbers, {"units": "1", "long_name": "index of the run"}))
-    return {arm: results.sel(arm=[arm]) for arm in results.arm.values}
 
 
 def as_json(content: Any) -> bytes:
@@ -286,18 +221,3 @@ def _git(*words: str) -> str | None:
         how: dict[str, Any] = dict(cwd=ROOT, capture_output=True, check=True, text=True, errors="replace")
         return subprocess.run(["git", *own, *words], **how).stdout.strip()
     return None
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Archive the records named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m ts_helpers.book.records", description=archive.__doc__)
-    parser.add_argument("records", nargs="+", type=Path, metavar="FOLDER", help="a record of a run at scale paper")
-    try:
-        print(archive(*parser.parse_args(argv).records))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -152,9 +152,7 @@ class Job:
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         inputs = self.fingerprint  # in any case: of the text as it was read, whatever is edited until its turn comes
-        if self.parameters.get("hours") is not None or not self.last:  # whoever asks for hours wants to train on
-            return False
-        return self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
+        return bool(self.last) and self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
 
 
 def seen(notebook: NotebookNode) -> list[Any]:
@@ -256,6 +254,9 @@ def end_with_runner() -> None:
 def execute_all(jobs: list[Job], workers: int) -> int:
     """Run notebooks in processes of their own; return how many failed."""
     failed = 0
+    # those that this process may use, in a job on a cluster fewer than there are; macOS does not tell
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # a reader's own IPython profile and kernels must not change the results; nor need ipykernel log
         config = "c = get_config()\nc.IPKernelApp.log_level = 50\nc.IPKernelApp.exec_PYTHONSTARTUP = False\n"
@@ -269,7 +270,6 @@ def execute_all(jobs: list[Job], workers: int) -> int:
             os.environ.setdefault("NUMBA_CACHE_DIR", profile)
         os.environ |= {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),  # absolute
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             # glibc gives large arrays back to the system at once, and has their pages made anew a step later
             **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30)),
@@ -349,11 +349,20 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
     add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
+    add("--gather", type=Path, metavar="DIR", help="only join the records of a sweep below a folder, and draw a page")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
+    if options.gather:
+        from ts_helpers.book import sweep  # here: it needs xarray, which the rest starts without
+
+        try:
+            print(f"open {sweep.build(options.gather, options.archive)}")
+        except (ValueError, OSError) as error:
+            parser.error(f"--gather: {error}")
+        return 0
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and given.get("scale") != "paper":
+    if options.archive and given.get("scale") != "paper" and not options.gather:
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")

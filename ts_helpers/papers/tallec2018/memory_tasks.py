@@ -90,10 +90,8 @@ def compare(
     lr: float = 1e-3,
     late: int = 0,
     stop_below: float | None = None,
-    run: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    time_limit: float | None = None,
     checkpoint: Path | None = None,
     name: str = "",
 ) -> xr.Dataset:
@@ -113,10 +111,8 @@ def compare(
         lr: learning rate.
         late: how many more steps the targets of a copying task are due after the signal.
         stop_below: share of the memoryless score; a network is done after three evaluations in a row at or below it.
-        run: index of the one run to train; None for all of them.
         seed: of the experiment.
         device: where.
-        time_limit: hours that each network may take now, see `fit`.
         checkpoint: folder, see `fit`.
         name: stands before progress bars.
 
@@ -126,11 +122,11 @@ def compare(
 
     Raises:
         ValueError: no such task; no start; targets that are early, or late where there is one at the end; evaluations
-            that do not divide n_steps; no run, or no such run.
+            that do not divide n_steps; no run.
     """
     instance(Mapping, "functions by name", starts=starts)
     at_least(1, n_seeds=n_seeds)
-    at_least(0, run=0 if run is None else run, late=late)
+    at_least(0, late=late)
     within("(-inf, inf)", lr=lr, stop_below=0 if stop_below is None else stop_below)
     at_least(1, n_evaluations=n_evaluations)
     at_least(1, n_steps=n_steps)
@@ -141,10 +137,7 @@ def compare(
         raise ValueError(f"late must be 0 for adding, got {late}")
     if n_steps % n_evaluations:
         raise ValueError(f"n_evaluations must divide n_steps, got {n_evaluations=}, {n_steps=}")
-    if run is not None and run not in range(n_seeds):
-        raise ValueError(f"run must be one of n_seeds={n_seeds}, 0 to {n_seeds - 1}, got {run}")
     of = TASKS[task]
-    runs = range(n_seeds) if run is None else [run]
 
     def sequences(n: int, *path: int) -> Sequence[Tensor]:
         x, y = of.make(T, n, generator=generator_of(seed, *path))
@@ -167,12 +160,11 @@ def compare(
             eval_data=sequences(N_HELD_OUT, 2, index),
             eval_interval=n_steps // n_evaluations,
             stop_below=None if stop_below is None else stop_below * base,
-            time_limit=time_limit,
             checkpoint=checkpoint,
             name=f"{name} {start} {index + 1}/{n_seeds}".strip(),
         )
 
-    histories = [[train(index, start) for start in starts] for index in runs]
+    histories = [[train(index, start) for start in starts] for index in range(n_seeds)]
 
     def of_all(what: Callable[[History], Any]) -> np.ndarray:
         return np.array([[what(history) for history in row] for row in histories], float).swapaxes(0, 1)
@@ -201,7 +193,7 @@ def compare(
         },
         coords={
             "start": ("start", list(starts), {"long_name": "where gates start"}),
-            "seed": ("seed", list(runs), {"units": "1", "long_name": "index of the run"}),
+            "seed": ("seed", range(n_seeds), {"units": "1", "long_name": "index of the run"}),
         },
     )
 
