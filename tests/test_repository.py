@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -156,6 +157,9 @@ def test_ci_runs_every_test_and_builds_the_book_and_leaves_the_long_ones_to_the_
     assert lines == ["make test", "make check", "make book", "test -s _build/html/index.html"]
     weekly = (ROOT / ".github" / "workflows" / "weekly.yml").read_text()
     assert re.search(r"schedule:.*cron:.*- run: make determinism\n.*- run: make test-slurm\n", weekly, re.S)
+    files = [file.with_suffix(".json") for file in sorted((ROOT / "results").rglob("*.paper.nc"))]
+    short = [made["notebook"] for file in files if (made := json.loads(file.read_bytes()))["seconds"] < 3600]
+    assert re.findall(r"^ {10}- (.*)$", weekly, re.M) == short
     targets = re.findall(r'^([\w-]+):|pytest .*-m "([^"]*)"', (ROOT / "Makefile").read_text(), re.M)
     marked = {before[0]: words for before, (_, words) in pairwise(targets) if words}
     own = {"check": "book and not weekly", "determinism": "weekly", "test-slurm": "slurm"}

@@ -182,6 +182,14 @@ def stress() -> str:
     return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {at}.\n"
 
 
+def reproduced() -> str:
+    """Return what came of records that were made again."""
+    if not (path := RESULTS / "reproduced.json").exists():
+        return "None was made again yet.\n"
+    rows = [[name, *words, f"{seconds:,}"] for name, (*words, seconds) in json.loads(path.read_text()).items()]
+    return table(["record", "made again, it is", "with", "seconds"], rows)
+
+
 def said(claim: Claim) -> list[str]:
     """Return the verdicts a chapter's prose was written for, of one claim; there should be one."""
     return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
@@ -235,7 +243,7 @@ def main() -> int:
             README.write_text(readme(text, claims, found))
             return 0
         made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
-        made |= {"stress.md": stress(), "editions.md": editions(claims, found)}
+        made |= {"stress.md": stress(), "reproduced.md": reproduced(), "editions.md": editions(claims, found)}
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)

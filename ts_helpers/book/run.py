@@ -349,20 +349,21 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
     add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
-    add("--gather", type=Path, metavar="DIR", help="only join the records of a sweep below a folder, and draw a page")
+    add("--reproduce", type=Path, metavar="RECORD", help="run again what made a record, and say what differs")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
-    if options.gather:
-        from ts_helpers.book import sweep  # here: it needs xarray, which the rest starts without
+    if options.reproduce:
+        from ts_helpers.book.reproduce import reproduce  # here: it needs xarray, which the rest starts without
 
         try:
-            print(f"open {sweep.build(options.gather, options.archive)}")
-        except (ValueError, OSError) as error:
-            parser.error(f"--gather: {error}")
-        return 0
+            answer, how = reproduce(options.reproduce, options.archive)
+        except (ValueError, RuntimeError) as error:
+            parser.error(f"--reproduce: {error}")
+        print(f"{options.reproduce}: {answer} ({how})")
+        return int(answer.startswith("different"))
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and given.get("scale") != "paper" and not options.gather:
+    if options.archive and given.get("scale") != "paper" and not options.reproduce:
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")

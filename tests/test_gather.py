@@ -1,8 +1,9 @@
+import gather
 import numpy as np
 import pytest
 import xarray as xr
 
-from ts_helpers.book import records, sweep
+from ts_helpers.book import records
 from ts_helpers.book.claims import judge, read_claims
 
 CLAIM = "C1"  # any claim will do: what is judged here is made up
@@ -31,7 +32,7 @@ def test_what_was_swept_becomes_a_dimension_and_seeds_become_repetitions(tmp_pat
     for seed in (0, 2):
         for lr in (0.1, 10.0):
             made(tmp_path, seed=seed, lr=lr)
-    assert sweep.build(tmp_path) == tmp_path / "index.html"
+    assert gather.build(tmp_path) == tmp_path / "index.html"
     joined = xr.load_dataset(tmp_path / "doe2020" / "leak.nc", engine="h5netcdf")
     assert joined.loss.sizes == {"lr": 2, "arm": 2, "seed": 4}
     assert joined.lr.values.tolist() == [0.1, 10.0] and joined.lr.attrs["long_name"] == "parameter lr"
@@ -42,24 +43,24 @@ def test_what_was_swept_becomes_a_dimension_and_seeds_become_repetitions(tmp_pat
 def test_page_has_a_panel_for_each_claim_and_a_row_for_each_run(tmp_path):
     for lr in (0.1, 0.02):
         made(tmp_path, lr=lr)
-    page = sweep.build(tmp_path).read_text()
-    verdicts = [record.findings[CLAIM].verdict for record in sweep.read(tmp_path)["doe2020/leak"]]
+    page = gather.build(tmp_path).read_text()
+    verdicts = [record.findings[CLAIM].verdict for record in gather.read(tmp_path)["doe2020/leak"]]
     assert page.count("<svg") == 1 and f"<th>{CLAIM}</th>" in page
     assert page.index("<td>0.02</td>") < page.index("<td>0.1</td>")  # in their order, however folders are called
     assert page.count("<tr>") == 3 and all(f"<td>{verdict}</td>" in page for verdict in verdicts)
-    assert sweep.build(tmp_path).read_text() == page
+    assert gather.build(tmp_path).read_text() == page
 
 
 def test_parts_are_archived_together_and_beside_those_of_before(tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
-    monkeypatch.setattr("ts_helpers.book.sweep.ROOT", tmp_path)
+    monkeypatch.setattr("gather.ROOT", tmp_path)
     first, later = tmp_path / "first", tmp_path / "later"
     for only in (0, 1):
         made(first, scale="paper", only=only)
-    sweep.build(first, keep=True)
+    gather.build(first, keep=True)
     for only, seed in ((0, 0), (0, 1)):
         made(later, scale="paper", only=only, seed=seed)
-    sweep.build(later, keep=True)
+    gather.build(later, keep=True)
     back = records.archived("doe2020/leak")
     assert back.results.loss.sel(seed=0).values.tolist() == [0.0, 100.0]
     assert back.results.loss.sel(arm="a").values.tolist() == [0.0, 1.0, 10.0, 11.0]
@@ -81,14 +82,14 @@ def test_parts_are_archived_together_and_beside_those_of_before(tmp_path, monkey
 )
 def test_what_does_not_belong_together_is_not_archived(tmp_path, monkeypatch, given, message):
     monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
-    monkeypatch.setattr("ts_helpers.book.sweep.ROOT", tmp_path)
+    monkeypatch.setattr("gather.ROOT", tmp_path)
     made(tmp_path / "first", scale="paper", only=0)
-    sweep.build(tmp_path / "first", keep=True)
+    gather.build(tmp_path / "first", keep=True)
     before = records.archived("doe2020/leak")
     for each in given:
         made(tmp_path / "next", **each)
     with pytest.raises(ValueError, match=message):
-        sweep.build(tmp_path / "next", keep=True)
+        gather.build(tmp_path / "next", keep=True)
     assert records.archived("doe2020/leak").provenance == before.provenance
 
 
@@ -97,9 +98,9 @@ def test_whole_run_archived_and_two_runs_alike_are_refused(tmp_path, monkeypatch
     records.archive(made(tmp_path / "whole", scale="paper") / "doe2020" / "leak")
     made(tmp_path / "next", scale="paper", only=1)
     with pytest.raises(ValueError, match="is whole, or of other settings: move it away"):
-        sweep.build(tmp_path / "next", keep=True)
+        gather.build(tmp_path / "next", keep=True)
     made(tmp_path / "next" / "again", scale="paper", only=1)
     with pytest.raises(ValueError, match="records must differ in a parameter, got two with {}"):
-        sweep.build(tmp_path / "next")
+        gather.build(tmp_path / "next")
     with pytest.raises(ValueError, match="no record lies below"):
-        sweep.build(tmp_path / "nothing")
+        gather.build(tmp_path / "nothing")

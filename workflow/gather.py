@@ -1,5 +1,10 @@
-"""Records of a sweep, gathered: one dataset with what was swept as dimensions, and a page of verdicts over it."""
+"""Gather the records of a sweep: one dataset with what was swept as dimensions, and a page of verdicts over it.
 
+python workflow/gather.py runs/tmax               # the last step of `make sweep`
+python workflow/gather.py runs/paper --archive    # and what was run goes below results/
+"""
+
+import argparse
 import io
 import tempfile
 from collections.abc import Sequence
@@ -176,3 +181,19 @@ def _given(made: dict[str, Any]) -> dict[str, Any]:
 
 def _order(value: Any) -> tuple[str, Any]:
     return type(value).__name__, 0 if value is None else value
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Gather what lies below the folder named on the command line."""
+    parser = argparse.ArgumentParser(description="Gather the records of a sweep: datasets, and a page of verdicts.")
+    parser.add_argument("folder", type=Path, help="runs/<sweep>; records lie anywhere below it")
+    parser.add_argument("--archive", action="store_true", help="put them below results/, too; scale paper only")
+    options = parser.parse_args(argv)
+    try:
+        print(f"open {build(options.folder, options.archive)}")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ts_helpers.book import pages, reproduce, run
+
+LABEL = {"units": "1", "long_name": "made up"}
+
+
+def results(change=0.0, at=(1, 2), seed=(0, 1)):
+    loss = np.arange(8.0).reshape(2, 4)
+    loss[0, 0] = np.nan
+    loss[at] += change
+    arms = np.array(["a", "b"])[: len(seed)]
+    data = {"loss": (("seed", "step"), loss[list(seed)], LABEL), "arm": ("seed", arms, LABEL)}
+    return xr.Dataset(data, {"seed": ("seed", list(seed), LABEL)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (0.0, "identical"),
+        (7e-7, "equal within 1e-05: loss differ by 1e-07 at most"),
+        (7e-4, "different: loss by 0.0001 at seed = 1, step = 2"),
+        (np.nan, "different: loss by inf at seed = 1, step = 2"),
+    ],
+)
+def test_what_differs_is_told_by_how_much_and_where(change, words):
+    assert reproduce.words_for(reproduce.compare(results(), results(change))) == words
+
+
+def test_part_is_compared_with_its_part_of_the_record():
+    whole, part = results(), results(seed=(1,))
+    part["arm"] = ("seed", ["b"], LABEL)
+    assert reproduce.compare(whole, part) == {}
+    part["arm"] = ("seed", ["c"], LABEL)
+    part["new"] = part.loss
+    assert sorted(reproduce.compare(whole, part)) == ["arm", "new"]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "results/doe2020/leak.paper.nc", "README.md"])
+def test_what_is_no_record_is_refused(path, capsys):
+    with pytest.raises(SystemExit) as left:
+        run.main(["--reproduce", path])
+    assert left.value.code == 2
+    assert "a record must be its folder, or one of results/*/*.paper.nc, got" in capsys.readouterr().err
+
+
+def test_answers_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert pages.reproduced() == "None was made again yet.\n"
+    (tmp_path / "reproduced.json").write_text(
+        json.dumps({"doe2020/leak, paper": ["identical", "commit 1234567", 3600]})
+    )
+    assert "| doe2020/leak, paper | identical | commit 1234567 | 3,600 |" in pages.reproduced()
