@@ -175,7 +175,8 @@ def test_page_works_offline_on_any_screen_and_for_every_reader(browser, address,
     browser.execute_script(OPENED + (ROOT / "_build" / "axe" / "axe.min.js").read_text())
     for width, scheme in LOOKS:
         look(browser, width, scheme)
-        assert browser.execute_script(DARK) == (scheme == "dark")
+        wanted = scheme == "dark"  # the theme turns when it is told, which may take a busy machine a while
+        WebDriverWait(browser, 10).until(lambda b, wanted=wanted: b.execute_script(DARK) == wanted)
         if width == 400:
             wide, there = browser.execute_script(WIDTHS)
             assert wide <= there, "scrolls sideways on a phone"
