@@ -5,7 +5,6 @@ SCALE   ?= book
 JOBS    ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 BIN     := .venv/bin
-PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 HTML    := _build/html
 VENDOR  := book/static/vendor/.complete
 AXE     := _build/axe/.complete
@@ -32,12 +31,12 @@ help:
 	@echo "make stress  processes killed, disks full, hostile input: what is lost?  [STRESS=--quick or --record]"
 	@echo "make clean   remove what was built; .venv, downloads, trainings to go on with and what you made stay"
 
-# --- set-up: pins from constraints.txt, one stamp for each set of packages, each with those of the book
-.venv/.%: pyproject.toml constraints.txt tools/preflight.sh $(MOVED)
+# --- set-up: what pyproject.toml asks for, as pinned; one stamp for each set of packages, each with those of the book
+.venv/.%: pyproject.toml constraints.txt hashes.txt tools/preflight.sh tools/install.sh $(MOVED)
 	@sh tools/preflight.sh $(PYTHON)
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing packages: $*"
-	@$(PIP) install -c constraints.txt -e '.$(patsubst [book],,[$*])'
+	@sh tools/install.sh $*
 	@for stamp in .venv/.book $@; do pwd > $$stamp; done
 
 $(VENDOR) $(AXE): tools/vendor_assets.py | .venv/.book

@@ -4,13 +4,18 @@ import re
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
+import tomllib
+from itertools import chain, pairwise
 
 import jupytext
 import nbformat
 import pytest
+import yaml
 from conftest import ROOT
 from jupytext.config import find_jupytext_configuration_file, load_jupytext_config
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from ts_helpers.book.pages import chapters
 
@@ -44,7 +49,7 @@ def checkout(tmp_path, request):
         (root / ".venv" / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
         (root / ".venv" / "bin" / name).chmod(0o755)
     shutil.copytree(ROOT / "tools", root / "tools")
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "hashes.txt"):
         shutil.copy(ROOT / name, root)
     (root / "_build" / "html" / "index.html").write_text("old\n")
     return root
@@ -166,14 +171,39 @@ def test_ci_runs_every_test_and_builds_the_book_and_leaves_the_long_ones_to_the_
     assert marked == own | {"test": "(not book or canary) and not slurm"}
 
 
-def test_constraints_pin_every_dependency_exactly():
-    pins = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
-    project = (ROOT / "pyproject.toml").read_text()
-    block = project[project.index("dependencies = [") : project.index("[tool.setuptools]")]
-    names = re.findall(r'"([a-zA-Z][\w-]+?)(?:[<>=].*?)?"', block)
-    assert len(names) > 20
-    for name in names:
-        assert re.search(rf"^{name.lower().replace('_', '-')}==\d", pins, re.M), name
+def test_environment_pyproject_constraints_and_hashes_agree():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = asked["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    wanted = [Requirement(line) for line in [*asked["build-system"]["requires"], *project["dependencies"], *extras]]
+    constraints = (ROOT / "constraints.txt").read_text()
+    pins = {}
+    for pin in map(Requirement, re.findall(r"^[^#].*", constraints, re.M)):
+        (exactly,) = pin.specifier
+        assert exactly.operator == "=="
+        pins.setdefault(pin.name, []).append(exactly.version)
+    for each in wanted:
+        versions = pins[canonicalize_name(each.name)]
+        assert list(each.specifier.filter(versions)) == versions, each
+
+    hashes = re.sub(r"( \\\n {4}--hash=sha256:[0-9a-f]{64})+", " hashed", (ROOT / "hashes.txt").read_text())
+    assert hashes == re.sub(r"^[^#].*", r"\g<0> hashed", constraints, flags=re.M)
+
+    ranges = {each.name: each.specifier for each in wanted} | {"python": SpecifierSet(project["requires-python"])}
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    for name, says in (re.match(r"([\w-]+)(.*)", line).groups() for line in conda if isinstance(line, str)):
+        if name == "python":
+            assert says.removeprefix("=") in ranges[name]
+        elif name not in ("make", "pip"):
+            assert SpecifierSet(says) == ranges[{"pytorch-cpu": "torch"}.get(name, name)], name
+
+
+def test_set_up_takes_no_file_but_by_its_hash():
+    text = (ROOT / "tools" / "install.sh").read_text()
+    fetching = [line for line in re.findall(r"pip install (.*)", text) if "--dry-run" not in line]
+    assert [line for line in fetching if "--require-hashes " not in line] == [
+        "--no-deps --no-build-isolation -e ."
+    ]
 
 
 @pytest.mark.parametrize(("python", "folder", "message"), [
