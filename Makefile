@@ -14,6 +14,9 @@ BOOK    := book notebooks results ts_helpers _config.yml _toc.yml README.md
 newer    = $(if $(shell find $(2) -type f -newer $(1) -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null \
             | head -n 1),FORCE)
 MOVED   := $(shell test ! -s .venv/.book || test "$$(cat .venv/.book)" -ef . || echo FORCE)
+# said to make, PYTHON is that of .venv, or refused
+OTHER   := $(if $(filter command,$(origin PYTHON)),$(shell \
+            test "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" || echo FORCE))
 
 .PHONY: help book readme test test-slurm check determinism browser lint sweep lab bench stress clean FORCE
 .DELETE_ON_ERROR:
@@ -32,8 +35,8 @@ help:
 	@echo "make clean   remove what was built; .venv, downloads, trainings to go on with and what you made stay"
 
 # --- set-up: what pyproject.toml asks for, as pinned; one stamp for each set of packages, each with those of the book
-.venv/.%: pyproject.toml constraints.txt hashes.txt tools/preflight.sh tools/install.sh $(MOVED)
-	@sh tools/preflight.sh $(PYTHON)
+.venv/.%: pyproject.toml constraints.txt hashes.txt tools/preflight.sh tools/install.sh $(MOVED) $(OTHER)
+	@sh tools/preflight.sh $(PYTHON) $(OTHER)
 	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "installing packages: $*"
 	@sh tools/install.sh $*

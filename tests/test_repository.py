@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -34,9 +35,9 @@ def files_in_git(pattern):
     return subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True).stdout.split()
 
 
-def make(root, target="_build/html/.complete"):
-    env = os.environ | {"PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}"}
-    return subprocess.run(["make", target], cwd=root, env=env, capture_output=True, text=True)
+def make(root, target="_build/html/.complete", *settings):
+    env = os.environ | {"PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}", "MAKEFLAGS": ""}
+    return subprocess.run(["make", target, *settings], cwd=root, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -204,6 +205,17 @@ def test_set_up_takes_no_file_but_by_its_hash():
     assert [line for line in fetching if "--require-hashes " not in line] == [
         "--no-deps --no-build-isolation -e ."
     ]
+
+
+def test_python_said_to_make_is_that_of_venv_or_refused(checkout):
+    (checkout / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho Python 3.0.0\n")
+    for stamp in (".book", ".test"):
+        (checkout / ".venv" / stamp).write_text(f"{checkout}\n")
+    done = make(checkout, ".venv/.test")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = make(checkout, ".venv/.test", f"PYTHON={sys.executable}")
+    assert done.returncode == 2
+    assert f"'{sys.executable}' is Python {platform.python_version()}, .venv has Python 3.0.0" in done.stderr
 
 
 @pytest.mark.parametrize(("python", "folder", "message"), [
