@@ -202,9 +202,7 @@ def test_environment_pyproject_constraints_and_hashes_agree():
 def test_set_up_takes_no_file_but_by_its_hash():
     text = (ROOT / "tools" / "install.sh").read_text()
     fetching = [line for line in re.findall(r"pip install (.*)", text) if "--dry-run" not in line]
-    assert [line for line in fetching if "--require-hashes " not in line] == [
-        "--no-deps --no-build-isolation -e ."
-    ]
+    assert [line for line in fetching if "--require-hashes " not in line] == ["--no-deps --no-build-isolation -e ."]
 
 
 def test_python_said_to_make_is_that_of_venv_or_refused(checkout):

@@ -5,7 +5,7 @@ set -e
 pip() { .venv/bin/python -m pip --disable-pip-version-check -q "$@"; }
 
 # first pip: those before 26.1 take no hashes from constraints; and what packages are built with
-sed -nE '/^(pip|setuptools|wheel)==/,/[^\\]$/p' hashes.txt | pip install --require-hashes --only-binary :all: -r /dev/stdin
+sed -nE '/^(pip|setuptools)==/,/[^\\]$/p' hashes.txt | pip install --require-hashes --only-binary :all: -r /dev/stdin
 
 # PyTorch's build for CPUs alone, where pip finds one, and no other is there already
 cpu=$(sed -n 's/^torch==[0-9.]*/&+cpu/p' constraints.txt)
