@@ -19,7 +19,7 @@ import xarray as xr
 from ts_helpers.book.claims import Finding, Measured, Verdict
 from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
-PART = ("only", "only_run", "hours")  # parameters that say which part of a whole was made; records have the last two
+PART = ("only", "only_run", "hours")  # parameters that say which part was made; the last two of old records
 MADE: dict[str, Any] = {
     **dict(notebook=str, scale=str, seed=int, device=str, start=str, threads=int, seconds=float | int),
     **dict(commit=str | None, dirty=bool | None, parameters=dict, settings=dict, packages=dict, sha256=dict),

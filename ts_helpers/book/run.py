@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{options.reproduce}: {answer} ({how})")
         return int(answer.startswith("different"))
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and given.get("scale") != "paper" and not options.reproduce:
+    if options.archive and given.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
