@@ -226,3 +226,12 @@ def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path)
     with pytest.raises(ValueError, match="needs a section Departures"):
         pages.assumptions(["bare"])
+
+
+def test_costs_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert pages.costs() == "Not recorded yet.\n"
+    (tmp_path / "costs.json").write_text(json.dumps({"doe2020/leak": [20.0, 40.0], "doe2020/gate": [140.0, 100.0]}))
+    made = pages.costs()
+    assert "| doe2020/leak | 20 | 40 | 0.50 |\n| doe2020/gate | 140 | 100 | 1.40 |" in made
+    assert made.endswith("Within a factor of 1.5: 1 of 2.\n")

@@ -190,6 +190,18 @@ def reproduced() -> str:
     return table(["record", "made again, it is", "with", "seconds"], rows)
 
 
+def costs() -> str:
+    """Return how long notebooks were expected to take beforehand, beside how long they took."""
+    if not (path := RESULTS / "costs.json").exists():
+        return "Not recorded yet.\n"
+    made = json.loads(path.read_text())
+    off = {name: expected / took for name, (expected, took) in made.items()}
+    rows = [[name, f"{expected:.0f}", f"{took:.0f}", f"{off[name]:.2f}"] for name, (expected, took) in made.items()]
+    near = sum(1 / 1.5 <= ratio <= 1.5 for ratio in off.values())
+    told = f"Within a factor of 1.5: {near} of {len(off)}.\n"
+    return f"{table(['notebook', 'expected, seconds', 'took', 'ratio'], rows)}\n{told}"
+
+
 def said(claim: Claim) -> list[str]:
     """Return the verdicts a chapter's prose was written for, of one claim; there should be one."""
     return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
@@ -243,7 +255,12 @@ def main() -> int:
             README.write_text(readme(text, claims, found))
             return 0
         made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
-        made |= {"stress.md": stress(), "reproduced.md": reproduced(), "editions.md": editions(claims, found)}
+        made |= {
+            "stress.md": stress(),
+            "reproduced.md": reproduced(),
+            "costs.md": costs(),
+            "editions.md": editions(claims, found),
+        }
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
@@ -137,10 +138,26 @@ class Job:
 
     @property
     def ran(self) -> str:
-        """How long the last run took, and at which scale."""
+        """How long the last run took, and at which scale; and what the next one will take, if that is known."""
         if self.last:
-            return "last run {seconds:g} s at scale {scale}".format(**self.last)
-        return "not as the book made it" if os.path.lexists(self.executed) else "not run yet"
+            return "last run {seconds:g} s at scale {scale}".format(**self.last) + self.expected
+        return ("not as the book made it" if os.path.lexists(self.executed) else "not run yet") + self.expected
+
+    @cached_property
+    def cost(self) -> Path:
+        """Where what it takes on this machine is noted, whichever the seed: seconds, MB, cells that failed."""
+        others = Job(self.name, {name: text for name, text in self.given.items() if name != "seed"})
+        others.read_parameters()
+        return ROOT / "_build" / "costs" / f"{others.fingerprint[:16]}.json"
+
+    @property
+    def expected(self) -> str:
+        """What a run will take, if it was rehearsed here, in words."""
+        if not self.cost.exists():
+            return ""
+        seconds, megabytes, failed = json.loads(self.cost.read_bytes())
+        told = f", expected to take {seconds / 60:.2g} min and {megabytes / 1000:.1f} GB"
+        return told + f", or more: {failed} cells failed in the rehearsal" * bool(failed)
 
     def effort(self) -> float:
         """Return the seconds of the recorded run, 0 if there is none: what is long must not be left for the end."""
@@ -251,8 +268,8 @@ def end_with_runner() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def execute_all(jobs: list[Job], workers: int) -> int:
-    """Run notebooks in processes of their own; return how many failed."""
+def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None = None) -> int:
+    """Run notebooks in processes of their own, by ``work`` in the place of `execute`; return how many failed."""
     failed = 0
     # those that this process may use, in a job on a cluster fewer than there are; macOS does not tell
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -282,7 +299,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_runner) as pool:
             try:
-                running = {pool.submit(execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
+                running = {pool.submit(work or execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
                 for done in as_completed(running):
                     try:
                         problem = done.result()
@@ -350,6 +367,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
     add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
     add("--reproduce", type=Path, metavar="RECORD", help="run again what made a record, and say what differs")
+    add("--cost", action="store_true", help="say time and memory that runs will take here, from a few timed steps")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
@@ -363,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{options.reproduce}: {answer} ({how})")
         return int(answer.startswith("different"))
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and given.get("scale") != "paper":
+    if options.archive and not options.cost and given.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
@@ -374,10 +392,22 @@ def main(argv: list[str] | None = None) -> int:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
             job.read_parameters()
-        if options.list:
+        unknown = [job for job in jobs if not job.cost.exists()]
+        if options.cost or (given.get("scale") == "paper" and not options.list and not options.check):
+            from ts_helpers.book.costs import note, rehearse
+
+            execute_all([job for job in unknown if options.cost or not job.is_current()], 1, rehearse)
+            if options.cost and options.archive:
+                note(jobs)
+        if options.list or options.cost:
             for job in jobs:
                 lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
-                print(f"{job.name}  ({job.ran})", *lines, "", sep="\n")
+                print(
+                    f"{job.name}  ({job.ran})",
+                    *(lines if options.list else []),
+                    sep="\n",
+                    end="\n\n"[not options.list :],
+                )
             return 0
         todo = [job for job in jobs if not job.is_current()]
     except ValueError as error:
