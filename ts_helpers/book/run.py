@@ -113,16 +113,14 @@ class Job:
         try:
             notebook = nbformat.read(self.executed, as_version=4)
             made = dict(notebook.metadata["ts"])
-            if "outputs" in made:  # of an edition before
-                parts = [part for f in sorted(self.record.glob("*")) for part in (f.name, f)]
-                return made if made["outputs"] == digest(json.dumps(seen(notebook), sort_keys=True), *parts) else {}
             return made if made.pop("mark") == self.mark(notebook, made) else {}
         except Exception:  # whatever else a file of this name may hold
             return {}
 
     def mark(self, notebook: NotebookNode, made: dict[str, Any]) -> str:
         """Return what tells a notebook as the book made it from one changed since, or copied to another name."""
-        return digest(json.dumps([self.name, seen(notebook), made], sort_keys=True))
+        seen = [(cell.source, cell.get("outputs")) for cell in notebook.cells]
+        return digest(json.dumps([self.name, seen, made], sort_keys=True))
 
     @property
     def is_foreign(self) -> bool:
@@ -170,11 +168,6 @@ class Job:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         inputs = self.fingerprint  # in any case: of the text as it was read, whatever is edited until its turn comes
         return bool(self.last) and self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
-
-
-def seen(notebook: NotebookNode) -> list[Any]:
-    """Return what a reader sees of a notebook."""
-    return [(c.source, c.get("outputs")) for c in notebook.cells]
 
 
 def text_of(file: Path) -> str:
