@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -34,6 +36,11 @@ def archive_files(notebook: str) -> tuple[Path, Path]:
 def checkpoint_folder(notebook: str, scale: str) -> Path:
     """Where a notebook keeps a long training's state, to go on from: below ``$TS_CHECKPOINTS``, or in ``_build``."""
     return Path(os.environ.get("TS_CHECKPOINTS") or ROOT / "_build" / "checkpoints") / scale / notebook
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each package that can change results, and of Python."""
+    return {name: version(name) for name in PACKAGES} | {"python": python_version()}
 
 
 def digest(*parts: str | Path) -> str:

@@ -4,20 +4,18 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import xarray as xr
 
 from ts_helpers.book.claims import Finding, Measured, Verdict
-from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
+from ts_helpers.book.paths import RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder, versions
 
 PART = ("only", "only_run", "hours")  # parameters that say which part was made; the last two of old records
 MADE: dict[str, Any] = {
@@ -93,9 +91,8 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     results.to_netcdf(netcdf := io.BytesIO(), engine="h5netcdf")  # in memory: of a full disk HDF5 tells at length
     lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
     content = {"results.nc": netcdf.getvalue(), "claims.json": as_json(lists)}
-    packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    content["provenance.json"] = as_json(made | {"packages": packages, "sha256": digests})
+    content["provenance.json"] = as_json(made | {"packages": versions(), "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
     with locked(parent):
         folder = folder_to_write(made["notebook"])

@@ -27,7 +27,9 @@ import jupytext
 import nbformat
 import papermill
 import psutil
+from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 from ts_helpers.book import paths
 from ts_helpers.book.claims import read_claims
@@ -37,6 +39,7 @@ from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB, but bytes on macOS
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
 NOTEBOOK = re.compile(rb"(?ms)\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b")
 
@@ -159,10 +162,9 @@ class Job:
 
     def effort(self) -> float:
         """Return the seconds of the recorded run, 0 if there is none: what is long must not be left for the end."""
-        try:
+        with suppress(OSError, ValueError, TypeError, KeyError):
             return float(json.loads((RESULTS / f"{self.name}.paper.json").read_bytes())["seconds"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return 0.0
+        return 0.0
 
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
@@ -235,6 +237,30 @@ def execute(job: Job) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         own.unlink(missing_ok=True)
+
+
+def rehearse(job: Job) -> str:
+    """Note what a run will take here, from a few timed steps of each of its trainings; return "", as `execute` does.
+
+    Trainings that stop early are taken to go on to their end.
+    """
+    start = time.perf_counter()
+    how: dict[str, Any] = dict(kernel_name=KERNEL, language="python", prepare_only=True, progress_bar=False)
+    notebook = papermill.execute_notebook(expand(job.notebook), None, job.parameters, **how)
+    notebook.cells.append(new_code_cell(PEAK))
+    with tempfile.TemporaryDirectory() as folder:
+        (steps := Path(folder, "steps")).touch()
+        os.environ |= dict.fromkeys(("TS_RECORDS", "TS_CHECKPOINTS"), folder)
+        os.environ |= {"TS_NOTEBOOK": job.name, "TS_REHEARSE": str(steps)}
+        at = {"metadata": {"path": str(job.source.parent)}}
+        NotebookClient(notebook, timeout=None, allow_errors=True, kernel_name=KERNEL, resources=at).execute()
+        more = sum(map(float, steps.read_text().split()))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    failed = sum(output.output_type == "error" for output in outputs)
+    job.cost.parent.mkdir(parents=True, exist_ok=True)
+    megabytes = round(int(outputs[-1].text) / 1024)
+    job.cost.write_text(json.dumps([round(time.perf_counter() - start + more, 1), megabytes, failed]))
+    return ""
 
 
 def kill_children() -> None:
@@ -364,47 +390,38 @@ def main(argv: list[str] | None = None) -> int:
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
-    if options.reproduce:
-        from ts_helpers.book.reproduce import reproduce  # here: it needs xarray, which the rest starts without
-
-        try:
-            answer, how = reproduce(options.reproduce, options.archive)
-        except (ValueError, RuntimeError) as error:
-            parser.error(f"--reproduce: {error}")
-        print(f"{options.reproduce}: {answer} ({how})")
-        return int(answer.startswith("different"))
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
     if options.archive and not options.cost and given.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     try:
+        if options.reproduce:
+            from ts_helpers.book.reproduce import reproduce  # here: it needs xarray, which the rest starts without
+
+            answer, how = reproduce(options.reproduce, options.archive)
+            print(f"{options.reproduce}: {answer} ({how})")
+            return int(answer.startswith("different"))
         out = options.out and Path(os.path.realpath(options.out))
         jobs = [Job(name, given, out) for name in find(options.notebooks)]
         if not options.notebooks:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
             job.read_parameters()
-        unknown = [job for job in jobs if not job.cost.exists()]
         if options.cost or (given.get("scale") == "paper" and not options.list and not options.check):
-            from ts_helpers.book.costs import note, rehearse
-
+            unknown = [job for job in jobs if not job.cost.exists()]
             execute_all([job for job in unknown if options.cost or not job.is_current()], 1, rehearse)
-            if options.cost and options.archive:
-                note(jobs)
+        if options.cost and options.archive:
+            both = {job.name: [json.loads(job.cost.read_bytes())[0], job.last["seconds"]] for job in jobs if job.last}
+            (RESULTS / "costs.json").write_text(json.dumps(both, indent=1) + "\n")
         if options.list or options.cost:
             for job in jobs:
-                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
-                print(
-                    f"{job.name}  ({job.ran})",
-                    *(lines if options.list else []),
-                    sep="\n",
-                    end="\n\n"[not options.list :],
-                )
+                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}\n" for p in job.declared.values()]
+                print(f"{job.name}  ({job.ran})\n" + "".join([*lines, "\n"] * options.list), end="")
             return 0
         todo = [job for job in jobs if not job.is_current()]
     except ValueError as error:
-        parser.error(str(error))
+        parser.error("--reproduce: " * bool(options.reproduce) + str(error))
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
         print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
