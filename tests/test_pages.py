@@ -211,11 +211,11 @@ def test_pages_are_of_the_chapters_that_the_toc_lists_whatever_else_lies_beside_
 
 def test_stress_is_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    assert pages.stress() == "Not recorded yet.\n"
+    assert pages.noted("stress") == "Not recorded yet.\n"
     row = {"what": "kill -9", "tried": 300, "bad": 0, "of": "lost"}
     for commit, shown in ((None, "unknown"), ("0123456" * 5, "0123456")):
         (tmp_path / "stress.json").write_text(json.dumps({"commit": commit, "rows": [row]}))
-        assert f"| kill -9 | 300 | lost: 0 |\n\nAt commit {shown}.\n" in pages.stress()
+        assert f"| kill -9 | 300 | lost: 0 |\n\nAt commit {shown}.\n" in pages.noted("stress")
 
 
 def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
@@ -230,8 +230,8 @@ def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
 
 def test_costs_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    assert pages.costs() == "Not recorded yet.\n"
+    assert pages.noted("costs") == "Not recorded yet.\n"
     (tmp_path / "costs.json").write_text(json.dumps({"doe2020/leak": [20.0, 40.0], "doe2020/gate": [140.0, 100.0]}))
-    made = pages.costs()
+    made = pages.noted("costs")
     assert "| doe2020/leak | 20 | 40 | 0.50 |\n| doe2020/gate | 140 | 100 | 1.40 |" in made
     assert made.endswith("Within a factor of 1.5: 1 of 2.\n")

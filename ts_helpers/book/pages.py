@@ -38,8 +38,7 @@ def chapters() -> list[str]:
 
 def records(claims: dict[str, Claim]) -> dict[str, Record]:
     """Return the record of every chapter that has claims and was run."""
-    chapters = dict.fromkeys(claim.chapter for claim in claims.values())
-    folders = {chapter: record_folder(chapter) for chapter in chapters}
+    folders = {claim.chapter: record_folder(claim.chapter) for claim in claims.values()}
     return {chapter: load(at) for chapter, at in folders.items() if (at / "provenance.json").is_file()}
 
 
@@ -136,15 +135,15 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
         row = [claim.id, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
         lists[claim.chapter] = [*lists.get(claim.chapter, []), row]
         # of a meaning, what is before the semicolon: after it the criterion is explained
-        columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
-        head = [claim.id, "criterion"]
+        columns = {claim.id: [q.meaning.partition("; ")[0] for q in claim.quantities]}
+        columns["criterion"] = [q.words for q in claim.quantities]
+        if record and record.archived:
+            columns["recorded"] = estimates(claim, record.archived.get(claim.id), "–")
         if record:
-            both = {"recorded": record.archived, "this run": record.findings}
-            for title, of in both.items() if record.archived else [("measured", record.findings)]:
-                head.append(title)
-                columns.append(estimates(claim, of.get(claim.id), "–"))
-        planned = f" Planned: {claim.planned} runs." if claim.planned else ""
-        made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**{planned}\n"
+            title = "this run" if record.archived else "measured"
+            columns[title] = estimates(claim, record.findings.get(claim.id), "–")
+        planned, rows = f" Planned: {claim.planned} runs." if claim.planned else "", zip(*columns.values(), strict=True)
+        made[claim.id] = f"{table([*columns], [*rows])}\n**{claim.id}: {verdict}.**{planned}\n"
         if finding and finding.over:
             made[claim.id] += "\n" + table([f"{claim.id}, over a choice", "verdict"], [*finding.over.items()])
         made[claim.id] += "".join(f"\n{told[0].upper()}{told[1:]}\n" for told in earlier(claim))
@@ -172,34 +171,27 @@ def times(names: list[str]) -> str:
     return table(["notebook", "scale", "seconds"], rows)
 
 
-def stress() -> str:
-    """Return what was done to the book on purpose, how often, and how often it was not up to it."""
-    if not (path := RESULTS / "stress.json").exists():
-        return "Not recorded yet.\n"
+def noted(name: str) -> str:
+    """Return what is noted below ``results/``: ``stress``, what was ``reproduced``, or ``costs`` foreseen."""
+    path, below = RESULTS / f"{name}.json", ""
+    if not path.exists():
+        return "None was made again yet.\n" if name == "reproduced" else "Not recorded yet.\n"
     made = json.loads(path.read_text())
-    rows = [[row["what"], f"{row['tried']:,}", f"{row['of']}: {row['bad']}"] for row in made["rows"]]
-    at = (made["commit"] or "unknown")[:7]  # whole, it is wider than a phone
-    return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {at}.\n"
-
-
-def reproduced() -> str:
-    """Return what came of records that were made again."""
-    if not (path := RESULTS / "reproduced.json").exists():
-        return "None was made again yet.\n"
-    rows = [[name, *words, f"{seconds:,}"] for name, (*words, seconds) in json.loads(path.read_text()).items()]
-    return table(["record", "made again, it is", "with", "seconds"], rows)
-
-
-def costs() -> str:
-    """Return how long notebooks were expected to take beforehand, beside how long they took."""
-    if not (path := RESULTS / "costs.json").exists():
-        return "Not recorded yet.\n"
-    made = json.loads(path.read_text())
-    off = {name: expected / took for name, (expected, took) in made.items()}
-    rows = [[name, f"{expected:.0f}", f"{took:.0f}", f"{off[name]:.2f}"] for name, (expected, took) in made.items()]
-    near = sum(1 / 1.5 <= ratio <= 1.5 for ratio in off.values())
-    told = f"Within a factor of 1.5: {near} of {len(off)}.\n"
-    return f"{table(['notebook', 'expected, seconds', 'took', 'ratio'], rows)}\n{told}"
+    if name == "stress":
+        head = ["what was done", "times", "with what loss"]
+        rows = [[row["what"], f"{row['tried']:,}", f"{row['of']}: {row['bad']}"] for row in made["rows"]]
+        below = f"\nAt commit {(made['commit'] or 'unknown')[:7]}.\n"  # whole, it is wider than a phone
+    elif name == "reproduced":
+        head = ["record", "made again, it is", "with", "seconds"]
+        rows = [[record, *words, f"{seconds:,}"] for record, (*words, seconds) in made.items()]
+    else:
+        head = ["notebook", "expected, seconds", "took", "ratio"]
+        rows = [
+            [of, f"{foreseen:.0f}", f"{took:.0f}", f"{foreseen / took:.2f}"] for of, (foreseen, took) in made.items()
+        ]
+        near = sum(1 / 1.5 <= foreseen / took <= 1.5 for foreseen, took in made.values())
+        below = f"\nWithin a factor of 1.5: {near} of {len(made)}.\n"
+    return table(head, rows) + below
 
 
 def said(claim: Claim) -> list[str]:
@@ -254,13 +246,9 @@ def main() -> int:
         if parser.parse_args().readme:
             README.write_text(readme(text, claims, found))
             return 0
-        made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
-        made |= {
-            "stress.md": stress(),
-            "reproduced.md": reproduced(),
-            "costs.md": costs(),
-            "editions.md": editions(claims, found),
-        }
+        made = {"verdicts.md": verdicts(claims, found), "editions.md": editions(claims, found)}
+        made |= {"assumptions.md": assumptions(names), "times.md": times(names)}
+        made |= {f"{name}.md": noted(name) for name in ("stress", "reproduced", "costs")}
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)
