@@ -109,24 +109,25 @@ class Chapter:
         def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
                 named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
-                parts = {"": of}
+                parts, found, words = {"": of}, dict[str, claims.Finding](), dict[str, str]()
                 for value, pick in (over or {}).get(claim, {}).items():
                     with suppress(KeyError):
                         parts[value] = pick(of)
-                found = {
-                    value: claims.judge(claim, {name: quantity(part) for name, quantity in named.items()}, scale,
-                                        stand_in=stand_in(part, claim))
-                    for value, part in parts.items()
-                }  # fmt: skip
-                yield replace(found.pop(""), over={value: _row(each) for value, each in found.items()})
+                for value, part in parts.items():
+                    values = {name: quantity(part) for name, quantity in named.items()}
+                    found[value] = one = claims.judge(claim, values, scale, stand_in=stand_in(part, claim))
+                    words[value] = f"{one.words}: {'; '.join(asked[claim].estimates(one).values())}"
+                words.pop("")
+                yield replace(found[""], over=words)
 
-        live, of = [*judged(results, self.scale)], claims.read_claims()
+        asked = claims.read_claims()
+        live = [*judged(results, self.scale)]
         archived = [*judged(recorded.results, "paper")] if recorded else []
         told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
         for finding, suffix in [(f, "-live") for f in live] + [(f, "") for f in archived or live]:
             told[f"{finding.claim}-verdict{suffix}"] = finding.words
-            for measured, quantity in zip(finding.measured, of[finding.claim].quantities, strict=True):
-                told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
+            estimates = asked[finding.claim].estimates(finding)
+            told |= {f"{finding.claim}-{name}{suffix}": estimate for name, estimate in estimates.items()}
         for key, text in told.items():
             glue(key, text, display=False)
         which = f"{'the recorded run' if recorded else 'the run of this page'} ({size(best)})"
@@ -192,12 +193,6 @@ def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
     dims, values, long_name, *units = entry if isinstance(entry[0], str) else (name, *entry)
     label = {"units": units[0] if units else "1"} if units or np.asarray(values).dtype.kind not in "OUS" else {}
     return dims.split(), values, label | {"long_name": long_name}
-
-
-def _row(finding: claims.Finding) -> str:
-    asked = claims.read_claims()[finding.claim].quantities
-    told = [m.describe(q.statistic) for m, q in zip(finding.measured, asked, strict=True)]
-    return f"{finding.words}: {'; '.join(told)}"
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

@@ -98,6 +98,12 @@ class Claim:
         if self.planned is not None and not (isinstance(self.planned, int) and self.planned >= self.min_seeds):
             raise ValueError(f"planned must be a whole number, at least min_seeds, got {self.planned!r}")
 
+    def estimates(self, finding: "Finding | None", none: str = "") -> dict[str, str]:
+        """Return, by the names of the quantities, what was measured for a reader; ``none`` without a finding."""
+        measured = finding.measured if finding else [None] * len(self.quantities)
+        both = zip(self.quantities, measured, strict=True)
+        return {quantity.name: of.describe(quantity.statistic) if of else none for quantity, of in both}
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, Finding, Verdict, read_claims, table
@@ -67,26 +67,17 @@ def changed(claim: Claim, found: dict[str, Record]) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def estimates(claim: Claim, finding: Finding | None, none: str) -> list[str]:
-    """Return what was measured for each quantity of a claim."""
-    if finding is None:
-        return [none] * len(claim.quantities)
-    return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
-
-
 def earlier(claim: Claim) -> list[str]:
     """Return of each earlier edition of a claim, in the order of events, verdict, reason of the change, what stood."""
     told = []
     for n, edition in enumerate(claim.editions):
         after = next((later.quantities for later in claim.editions[n + 1 :] if later.quantities), claim.quantities)
         asked = [f"{q.meaning.partition('; ')[0]}, {q.words}" for q in edition.quantities if q not in after]
-        words = [f"{ORDINALS[n]} edition: {edition.verdict}. Changed because {edition.reason}."]
-        words += [f"It claimed: {edition.claim}"] if edition.claim else []
-        words += [f"It cited {edition.source}."] if edition.source else []
-        words += [f"It measured: {'; '.join(asked)}."] if asked else []
-        words += [f"It asked for {edition.min_seeds} runs."] if edition.min_seeds else []
-        words += [f"It had {edition.planned} runs planned."] if edition.planned else []
-        told.append(" ".join(words))
+        stood: dict[str, Any] = {"claimed: {}": edition.claim, "cited {}.": edition.source}
+        stood |= {"measured: {}.": "; ".join(asked), "asked for {} runs.": edition.min_seeds}
+        stood["had {} runs planned."] = edition.planned
+        words = "".join(f" It {text.format(what)}" for text, what in stood.items() if what)
+        told.append(f"{ORDINALS[n]} edition: {edition.verdict}. Changed because {edition.reason}.{words}")
     return told
 
 
@@ -106,8 +97,7 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
                 row = [verdict, f"{runs}, {planned}" if planned else runs, finding.scale + given]
             text = f"{claim.claim} *({claim.source})*"
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
-            shown = zip(claim.quantities, estimates(claim, finding, ""), strict=True)
-            measured += [[claim.id, quantity.meaning, quantity.words, estimate] for quantity, estimate in shown]
+            measured += [[claim.id, q.meaning, q.words, claim.estimates(finding)[q.name]] for q in claim.quantities]
             over = finding.over.items() if finding else ()
             measured += [[claim.id, f"the same, {value}", "", words] for value, words in over]
             measured += [[claim.id, told, "", ""] for told in earlier(claim)]
@@ -138,10 +128,10 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
         columns = {claim.id: [q.meaning.partition("; ")[0] for q in claim.quantities]}
         columns["criterion"] = [q.words for q in claim.quantities]
         if record and record.archived:
-            columns["recorded"] = estimates(claim, record.archived.get(claim.id), "–")
+            columns["recorded"] = [*claim.estimates(record.archived.get(claim.id), "–").values()]
         if record:
             title = "this run" if record.archived else "measured"
-            columns[title] = estimates(claim, record.findings.get(claim.id), "–")
+            columns[title] = [*claim.estimates(record.findings.get(claim.id), "–").values()]
         planned, rows = f" Planned: {claim.planned} runs." if claim.planned else "", zip(*columns.values(), strict=True)
         made[claim.id] = f"{table([*columns], [*rows])}\n**{claim.id}: {verdict}.**{planned}\n"
         if finding and finding.over:
@@ -186,10 +176,8 @@ def noted(name: str) -> str:
         rows = [[record, *words, f"{seconds:,}"] for record, (*words, seconds) in made.items()]
     else:
         head = ["notebook", "expected, seconds", "took", "ratio"]
-        rows = [
-            [of, f"{foreseen:.0f}", f"{took:.0f}", f"{foreseen / took:.2f}"] for of, (foreseen, took) in made.items()
-        ]
-        near = sum(1 / 1.5 <= foreseen / took <= 1.5 for foreseen, took in made.values())
+        rows = [[of, f"{told:.0f}", f"{took:.0f}", f"{told / took:.2f}"] for of, (told, took) in made.items()]
+        near = sum(1 / 1.5 <= told / took <= 1.5 for told, took in made.values())
         below = f"\nWithin a factor of 1.5: {near} of {len(made)}.\n"
     return table(head, rows) + below
 

@@ -14,8 +14,9 @@ from typing import Any, get_args
 
 import xarray as xr
 
+from ts_helpers.book import paths
 from ts_helpers.book.claims import Finding, Measured, Verdict
-from ts_helpers.book.paths import RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder, versions
+from ts_helpers.book.paths import RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
 PART = ("only", "only_run", "hours")  # parameters that say which part was made; the last two of old records
 MADE: dict[str, Any] = {
@@ -92,7 +93,7 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
     content = {"results.nc": netcdf.getvalue(), "claims.json": as_json(lists)}
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    content["provenance.json"] = as_json(made | {"packages": versions(), "sha256": digests})
+    content["provenance.json"] = as_json(made | {"packages": paths.versions(), "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
     with locked(parent):
         folder = folder_to_write(made["notebook"])
@@ -136,11 +137,7 @@ def archived(notebook: str) -> Record | None:
     results, made = archive_files(notebook)
     if not results.exists() and not made.exists():
         return None
-    try:
-        whole = json.loads(made.read_text())["sha256"]["results.nc"] == digest(results)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
+    if not results.is_file() or paths.read_digests(made).get(RECORD[0]) != digest(results):
         raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
     return Record(_results(results), _provenance(made))
 

@@ -66,11 +66,9 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
 
 def compare(recorded: xr.Dataset, again: xr.Dataset) -> dict[str, tuple[float, str]]:
     """Return by how much of its largest value, inf for NaN or text, each variable differs that does, and where."""
-    labels = {name: again[name].values for name in again.indexes if name in recorded.indexes}
     differs = {str(name): (np.inf, "all: not in the record") for name in again.variables if name not in recorded}
     for name in map(str, again.variables.keys() - differs.keys()):
-        one, other = recorded[name], again[name]
-        one = one.reindex({dim: labels[dim] for dim in one.dims if dim in labels})
+        one, other = recorded.reindex_like(again)[name], again[name]
         same = (one.values == other.values) | ((one != one) & (other != other)).values
         if same.all():
             continue

@@ -48,7 +48,7 @@ class Job:
     """One notebook, the parameters it is to run with, and where what comes out lies: in the book or below ``out``."""
 
     def __init__(self, name: str, given: dict[str, str] | None = None, out: Path | None = None):
-        self.name, self.given, self.parameters = name, given or {}, dict[str, Any]()
+        self.name, self.given = name, given or {}
         self.source = NOTEBOOKS / f"{name}.md"
         self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
         self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")  # until it has succeeded
@@ -72,13 +72,14 @@ class Job:
             raise ValueError(f"there must be a parameter scale, there are {', '.join(declared)}")
         return declared
 
-    def read_parameters(self) -> None:
-        """Read the parameters given, each by its own rule; a ValueError names what would be valid."""
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters, those given each read by its own rule; a ValueError names what would be valid."""
         try:
-            declared = self.declared
-            if unknown := [name for name in self.given if name not in declared]:
-                raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(declared)}")
-            self.parameters = {name: declared[name].read(text) for name, text in self.given.items()}
+            own = {name: each.default for name, each in self.declared.items()}
+            if unknown := [name for name in self.given if name not in own]:
+                raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(own)}")
+            return own | {name: self.declared[name].read(text) for name, text in self.given.items()}
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
@@ -100,13 +101,12 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """One digest of all that decides the outputs: text, helpers, claims, versions, parameters, archived runs."""
-        parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
         data = [file for at in own for file in (at, *sorted(at.rglob("*"))) if os.path.isfile(file)]
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in data]
         others = (RESULTS / self.name).parent.glob("*.paper.*")  # a chapter may draw on its paper's
-        text = json.dumps([parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
+        text = json.dumps([self.parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
         read = [self.source, *self.helpers, *sorted(filter(Path.is_file, others))]
         return digest(text, *[part for path in read for part in (path.relative_to(ROOT).as_posix(), path)])
 
@@ -148,7 +148,6 @@ class Job:
     def cost(self) -> Path:
         """Where what it takes on this machine is noted, whichever the seed: seconds, MB, cells that failed."""
         others = Job(self.name, {name: text for name, text in self.given.items() if name != "seed"})
-        others.read_parameters()
         return ROOT / "_build" / "costs" / f"{others.fingerprint[:16]}.json"
 
     @property
@@ -213,10 +212,9 @@ def execute(job: Job) -> str:
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
-        scale, seconds = job.parameters.get("scale", job.declared["scale"].default), time.perf_counter() - start
+        scale, seconds = job.parameters["scale"], time.perf_counter() - start
         of = {name: told[name] for name in ("scale", "seed") if name in told} | told.get("parameters", {})
-        wanted = {name: parameter.default for name, parameter in job.declared.items()} | job.parameters
-        if any(of.get(name, value) != value for name, value in wanted.items()):
+        if any(of.get(name, value) != value for name, value in job.parameters.items()):
             record = ""  # another run's, at the same time: whoever comes next runs it again
         made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
         notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
@@ -407,7 +405,7 @@ def main(argv: list[str] | None = None) -> int:
         if not options.notebooks:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
-            job.read_parameters()
+            job.parameters  # noqa: B018  (refused now, before anything runs)
         if options.cost or (given.get("scale") == "paper" and not options.list and not options.check):
             unknown = [job for job in jobs if not job.cost.exists()]
             execute_all([job for job in unknown if options.cost or not job.is_current()], 1, rehearse)
