@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ts_helpers._checkpoint import TOUCHED
 from ts_helpers.book import claims, figures, records  # chapters take claims and figures from here
 from ts_helpers.book.parameters import SCALES
-from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints, running
+from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints
 
 interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
@@ -70,7 +70,7 @@ class Chapter:
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
-        own_name = running(name)
+        own_name = os.environ.get("TS_NOTEBOOK") or name  # it may run in a copy
         self.checkpoints = checkpoint_folder(own_name, self.scale)
         records.folder_to_write(own_name)  # refused now, not after hours of training
         self.made = dict(notebook=own_name, **records.git_state(own_name), data=records.data_digests(self.given))
@@ -145,12 +145,11 @@ class Chapter:
         made = self.made | dict(scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
-        at = self.checkpoints
+        at, by_runner = self.checkpoints, "TS_CHECKPOINTS" in os.environ
         own = sorted(f.relative_to(at).as_posix() for f in TOUCHED if f.is_relative_to(at))
-        if "TS_CHECKPOINTS" in os.environ:  # the runner removes them, once the executed notebook is in its place
-            made["checkpoints"] = own
+        made |= {"checkpoints": own} if by_runner else {}  # it removes them once the executed notebook is in its place
         records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)
-        if "checkpoints" not in made:
+        if not by_runner:
             remove_checkpoints(own, at)
 
 

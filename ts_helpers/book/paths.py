@@ -18,11 +18,6 @@ PACKAGES = ("torch", "numba", "numpy", "scipy", "xarray", "matplotlib")  # their
 RECORD = ("results.nc", "claims.json", "provenance.json")  # the last has the digests of the others
 
 
-def running(notebook: str) -> str:
-    """The name of the notebook that runs, ``$TS_NOTEBOOK``: a chapter copied to another; else the one given."""
-    return os.environ.get("TS_NOTEBOOK") or notebook
-
-
 def record_folder(notebook: str) -> Path:
     """Where the record of a notebook lies: below ``$TS_RECORDS`` if that is set, else ``_build/records``."""
     return Path(os.environ.get("TS_RECORDS") or ROOT / "_build" / "records") / notebook
