@@ -13,9 +13,8 @@ import xarray as xr
 from ts_helpers import _checkpoint
 from ts_helpers.book import chapter as module
 from ts_helpers.book.chapter import Chapter, median, share, span
-from ts_helpers.book.inline import expand
 from ts_helpers.book.records import Record, load
-from ts_helpers.book.run import Job, find
+from ts_helpers.book.run import Job, expand, find
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import itertools
 import json
 import os
 import re
@@ -15,8 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from functools import cache, cached_property, partial
-from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from textwrap import indent
@@ -33,14 +34,14 @@ from nbformat.v4 import new_code_cell
 
 from ts_helpers.book import paths
 from ts_helpers.book.claims import read_claims
-from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in_the_way, intact, locked
+from ts_helpers.book.paths import NOTEBOOKS, RESULTS, ROOT, digest, in_the_way, intact, locked, versions
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB, but bytes on macOS
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
+ROLE = re.compile(r"\{eval\}`([^`]+)`")  # a number in prose: an expression, which is worked out where it stands
 NOTEBOOK = re.compile(rb"(?ms)\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b")
 
 
@@ -106,7 +107,7 @@ class Job:
         data = [file for at in own for file in (at, *sorted(at.rglob("*"))) if os.path.isfile(file)]
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in data]
         others = (RESULTS / self.name).parent.glob("*.paper.*")  # a chapter may draw on its paper's
-        text = json.dumps([self.parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
+        text = json.dumps([self.parameters, claims, versions(), files], sort_keys=True)
         read = [self.source, *self.helpers, *sorted(filter(Path.is_file, others))]
         return digest(text, *[part for path in read for part in (path.relative_to(ROOT).as_posix(), path)])
 
@@ -187,6 +188,25 @@ def imported(source: str) -> set[str]:
     names += [f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names]
     parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
     return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
+
+
+def expand(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook with a cell before each text that asks for numbers, and their names in the text.
+
+    ``{eval}`tau:.1f``` is what ``f"{tau:.1f}"`` makes of it. Sphinx, which runs nothing, finds it by its name in glue.
+    """
+    made, count = deepcopy(notebook), itertools.count()
+    made.cells = []
+    for cell in deepcopy(notebook.cells):
+        if cell.cell_type == "markdown" and (expressions := ROLE.findall(cell.source)):
+            names = {f"eval-{next(count)}": expression for expression in expressions}
+            lines = [f'glue("{name}", f"""{{{expression}}}""", display=False)' for name, expression in names.items()]
+            source = "\n".join(["from myst_nb import glue", *lines])
+            made.cells.append(new_code_cell(source, id=next(iter(names)), metadata={"tags": ["remove-cell"]}))
+            for name in names:
+                cell.source = ROLE.sub(f"{{glue:text}}`{name}`", cell.source, count=1)
+        made.cells.append(cell)
+    return made
 
 
 def execute(job: Job) -> str:
