@@ -194,18 +194,22 @@ def expand(notebook: NotebookNode) -> NotebookNode:
     """Return the notebook with a cell before each text that asks for numbers, and their names in the text.
 
     ``{eval}`tau:.1f``` is what ``f"{tau:.1f}"`` makes of it. Sphinx, which runs nothing, finds it by its name in glue.
+    What stands above the parameters is worked out at the end: there it tells what was found.
     """
-    made, count = deepcopy(notebook), itertools.count()
+    made, count, above, last = deepcopy(notebook), itertools.count(), True, list[NotebookNode]()
     made.cells = []
     for cell in deepcopy(notebook.cells):
         if cell.cell_type == "markdown" and (expressions := ROLE.findall(cell.source)):
             names = {f"eval-{next(count)}": expression for expression in expressions}
             lines = [f'glue("{name}", f"""{{{expression}}}""", display=False)' for name, expression in names.items()]
             source = "\n".join(["from myst_nb import glue", *lines])
-            made.cells.append(new_code_cell(source, id=next(iter(names)), metadata={"tags": ["remove-cell"]}))
+            work = new_code_cell(source, id=next(iter(names)), metadata={"tags": ["remove-cell"]})
+            (last if above else made.cells).append(work)
             for name in names:
                 cell.source = ROLE.sub(f"{{glue:text}}`{name}`", cell.source, count=1)
         made.cells.append(cell)
+        above = above and "parameters" not in cell.metadata.get("tags", [])
+    made.cells += last
     return made
 
 
