@@ -25,9 +25,10 @@ PAPERS = {
 }
 VERDICTS = "|".join(get_args(Verdict))
 PROSE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
-README = ROOT / "README.md"
+README, FINDINGS = ROOT / "README.md", ROOT / "book" / "findings.md"
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
-README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-- end of verdicts -->)", re.S)
+WRITTEN = r"(<!-- {0}, written by make readme -->\n).*?(<!-- end of {0} -->)"
+NUMBER = re.compile(r"\{(\w+)-(\w+)\}")  # of a finding: a claim's quantity
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 
 
@@ -115,6 +116,25 @@ def editions(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     return table(["first edition", "now", "claims"], [[*both, ", ".join(ids)] for both, ids in sorted(groups.items())])
 
 
+def findings(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return ``book/findings.md`` with its numbers."""
+
+    def number(name: re.Match) -> str:
+        return claims[name[1]].estimates(finding_of(claims[name[1]], found), "–")[name[2]]
+
+    return NUMBER.sub(number, FINDINGS.read_text())
+
+
+def strip(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return all verdicts in a line a paper: the claims' ids, which link to them, in the look of their verdict."""
+    rows = []
+    for title, mine in by_paper(claims).items():
+        told = [(claim, f.verdict if (f := finding_of(claim, found)) else "not run yet") for claim in mine]
+        link = '<a class="verdict {}" href="verdicts.html#{id}" title="{id}: {}">{id}</a>'
+        rows.append([title, " ".join(link.format(word.replace(" ", "-"), word, id=claim.id) for claim, word in told)])
+    return table(["paper", "claims"], rows)
+
+
 def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, str]:
     """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim."""
     made: dict[str, str] = {}
@@ -194,7 +214,10 @@ def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
 
 
 def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the README, its verdicts anew: the prose's where no record counts; ValueError: not one place for them."""
+    """Return the README, its verdicts and findings anew, of recorded runs; ValueError: it has not one place for each.
+
+    Where no record counts, verdicts are the prose's; where findings are not all of recorded runs, they stay.
+    """
     rows = []
     for title, mine in by_paper(claims).items():
         for chapter in dict.fromkeys(claim.chapter for claim in mine):
@@ -203,10 +226,14 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
                 listed = ", ".join(f"{name} {word}" for name, word in words.items())
                 rows.append([title, listed, f"[{heading[1]}](notebooks/{chapter}.md)"])
                 title = ""
-    made = table(["paper", "claims and verdicts", "chapter"], rows)
-    text, places = README_TABLE.subn(lambda marks: marks[1] + made + marks[2], text)
-    if places != 1:
-        raise ValueError(f"README.md must have one place for verdicts, {README_TABLE.pattern!r}, it has {places}")
+    made = {"verdicts": table(["paper", "claims and verdicts", "chapter"], rows)}
+    named = [claims[name] for name, _ in NUMBER.findall(FINDINGS.read_text())]
+    if all(claim.chapter in found and claim.id in found[claim.chapter].archived for claim in named):
+        made["findings"] = findings(claims, found)
+    for name, part in made.items():
+        text, places = re.subn(WRITTEN.format(name), lambda marks, part=part: marks[1] + part + marks[2], text, flags=re.S)
+        if places != 1:
+            raise ValueError(f"README.md must have one place for {name}, {WRITTEN.format(name)!r}, it has {places}")
     return text
 
 
@@ -220,7 +247,7 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str
         elif verdict not in (None, words[0]):
             wrong.append(f"{where} says {words[0]} of {claim.id}, the record says {verdict}: rewrite that paragraph")
     if readme(text, claims, found) != text:
-        wrong.append("README.md has other verdicts than the records: make readme writes its table anew")
+        wrong.append("README.md has other verdicts or numbers than the records: make readme writes them anew")
     return wrong
 
 
@@ -235,6 +262,8 @@ def main() -> int:
             README.write_text(readme(text, claims, found))
             return 0
         made = {"verdicts.md": verdicts(claims, found), "editions.md": editions(claims, found)}
+        told = re.sub(r"\]\((notebooks/.+?)\.md\)", r"](../\1.ipynb)", findings(claims, found))
+        made |= {"findings.md": told, "strip.md": strip(claims, found)}
         made |= {"assumptions.md": assumptions(names), "times.md": times(names)}
         made |= {f"{name}.md": noted(name) for name in ("stress", "reproduced", "costs")}
         wrong = contradictions(claims, found, text)
