@@ -234,3 +234,17 @@ def test_costs_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     made = pages.noted("costs")
     assert "| doe2020/leak | 20 | 40 | 0.50 |\n| doe2020/gate | 140 | 100 | 1.40 |" in made
     assert made.endswith("Within a factor of 1.5: 1 of 2.\n")
+
+
+def test_findings_have_the_numbers_of_the_records_and_every_claim_a_link_in_the_strip(tmp_path, monkeypatch):
+    (tmp_path / "findings.md").write_text("Found in {C2-taus_recovered} ([here](notebooks/x.md)).\n")
+    monkeypatch.setattr(pages, "FINDINGS", tmp_path / "findings.md")
+    told = "Found in {} ([here](notebooks/x.md)).\n".format("100 % [96, 100]".replace(" ", "\N{NO-BREAK SPACE}"))
+    assert pages.findings(CLAIMS, found()) == told
+    assert pages.findings(CLAIMS, {}) == "Found in – ([here](notebooks/x.md)).\n"
+    assert told not in pages.readme(README, CLAIMS, found())  # no recorded run's
+    assert told in pages.readme(README, CLAIMS, found(archived="partly"))
+    link = '<a class="verdict not-reproduced" href="verdicts.html#C2" title="C2: not reproduced">C2</a>'
+    made = pages.strip(CLAIMS, found(verdict="not reproduced"))
+    assert link in made
+    assert made.count('href="verdicts.html#') == len(CLAIMS)

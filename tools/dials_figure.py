@@ -1,4 +1,4 @@
-"""Draw the picture of the README and of the first page, book/static/dials.svg: one leak, and what four dials do to it."""
+"""Draw the picture of the README and of the first page, book/static/dials.svg: one leak, four dials."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +18,12 @@ for (tau, at), color, dash in zip({2: 4, 8: 13, 32: 27}.items(), figures.COLOURS
     left.annotate(rf"$\tau$ = {tau}", (at, height), (5, -14), textcoords="offset points", color=color)
 left.set(xlabel="steps of a constant input", ylabel="state", ylim=(0, 1.05), title="One leak")
 
-dials = {r"$\alpha$ itself (B)": Direct(), "gate's bias (D)": Gate(), r"$\log\tau$ (C)": LogTau(), r"$\tau$, clamped (A)": Clamped()}
+dials = {
+    r"$\alpha$ itself (B)": Direct(),
+    "gate's bias (D)": Gate(),
+    r"$\log\tau$ (C)": LogTau(),
+    r"$\tau$, clamped (A)": Clamped(),
+}
 tau = torch.logspace(0.01, 3, 60, dtype=torch.float64)
 colors = (figures.ORANGE, figures.GREEN, figures.BLACK, figures.BLUE)
 for (label, dial), color, dash, up in zip(dials.items(), colors, figures.DASHES, (0, -9, 9, 0), strict=True):

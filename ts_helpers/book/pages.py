@@ -231,9 +231,10 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
     if all(claim.chapter in found and claim.id in found[claim.chapter].archived for claim in named):
         made["findings"] = findings(claims, found)
     for name, part in made.items():
-        text, places = re.subn(WRITTEN.format(name), lambda marks, part=part: marks[1] + part + marks[2], text, flags=re.S)
-        if places != 1:
-            raise ValueError(f"README.md must have one place for {name}, {WRITTEN.format(name)!r}, it has {places}")
+        around = re.split(WRITTEN.format(name), text, flags=re.S)
+        if len(around) != 4:
+            raise ValueError(f"README.md must have one place for {name}, {WRITTEN.format(name)!r}")
+        text = "".join([*around[:2], part, *around[2:]])
     return text
 
 
