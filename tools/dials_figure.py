@@ -1,4 +1,4 @@
-"""Draw the picture of the README and of the first page, book/static/dials.svg: one leak, four dials."""
+"""Draw the picture of the README, of the first page and of links to it, book/static/dials.*: one leak, four dials."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,3 +34,4 @@ for (label, dial), color, dash, up in zip(dials.items(), colors, figures.DASHES,
 right.set(xscale="log", yscale="log", xlim=(1, 1000), xlabel=r"time constant $\tau$ (steps)",
           ylabel=r"change of $\tau$ (%)", title="Four dials: what a step of 0.01 does")  # fmt: skip
 fig.savefig(ROOT / "book" / "static" / "dials.svg", metadata={"Date": None})
+fig.savefig(ROOT / "book" / "static" / "dials.png", dpi=140)
