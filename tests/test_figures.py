@@ -1,4 +1,5 @@
 import io
+import re
 
 import matplotlib
 
@@ -11,19 +12,60 @@ import pytest
 from ts_helpers.book import figures
 
 
-def test_slider_links_handle_and_figures_without_a_kernel():
-    def draw(value):
-        fig, ax = plt.subplots(figsize=(2, 1))
-        ax.plot([0, value])
-        return fig
+def draw(value):
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1, 2], [0, value, 1 / 3], "o-", label="$\\tau$")
+    ax.legend(fontsize=8.5)
+    return fig
 
-    box = figures.slider(draw, [1, 2, 5], "tau", lambda v: f'a "quoted" line to {v}', start=1)
-    pick, stack = box.children
-    assert [label for label, _ in pick.options] == ["1", "2", "5"]
-    assert stack.selected_index == pick.value == 1
-    assert 'alt="a &quot;quoted&quot; line to 5"' in stack.children[2].value
-    assert len({page.value for page in stack.children}) == 3
+
+def made(label="tau", values=(1, 2, 5)):
+    return figures.slider(draw, values, label, lambda v: f'a "quoted" line to {v}', start=1).data
+
+
+def test_slider_has_a_frame_for_each_value_and_shows_the_first():
+    page = made()
+    frames = re.findall(r'<div data-value="(.*?)" role="img" aria-label="(.*?)"( hidden)?>', page)
+    assert frames == [(str(v), f"a &quot;quoted&quot; line to {v}", " hidden" * (v != 2)) for v in (1, 2, 5)]
+    assert page.count('<svg width="192" height="96"') == 3
+    assert 'min="0" max="2" value="1" aria-valuetext="2"' in page
     assert not plt.get_fignums()  # nothing left open
+
+
+def test_slider_leaves_a_search_index_its_label_and_value_alone():
+    words = re.sub("<[^<]+?>", "", made("time constant τ"))  # as Sphinx does
+    assert words.split() == ["time", "constant", "τ", "2"]
+
+
+def test_slider_defines_once_what_its_frames_refer_to_and_nothing_of_another_slider():
+    page, other = made(), made(values=(1, 2, 6))
+    ids, others = (re.findall(r' id="(.*?)"', each) for each in (page, other))
+    assert len(ids) == len(set(ids))
+    assert not set(ids) & set(others)
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', page)) == set(ids)
+
+
+def places(path):
+    """The points of a path of lines, in steps or not, by a loop."""
+    found, at = [], np.zeros(2)
+    for letter, *place in re.findall(r"([MLl]) ?(-?[\d.]+) (-?[\d.]+)", path):
+        at = np.array(place, float) + (at if letter == "l" else 0)
+        found.append(at)
+    return found
+
+
+def test_slider_moves_no_line_by_more_than_a_twentieth_of_a_point():
+    x = np.linspace(0, 1, 400)
+    fig, ax = plt.subplots()
+    ax.plot(x, np.sin(30 * x))
+    ax.plot(x, np.where(x % 0.2 < 0.1, np.cos(30 * x), np.nan))  # with gaps
+    fig.savefig(buffer := io.StringIO(), format="svg")
+    plt.close(fig)
+    svgs = buffer.getvalue(), figures._slim(buffer.getvalue(), {})[1]
+    paths = [[path for path in re.findall(r' d="([MLlz\d.\s-]*)"', svg) if len(path) > 400] for svg in svgs]
+    assert len(paths[0]) == len(paths[1]) == 2
+    for was, now in zip(*paths, strict=True):
+        np.testing.assert_allclose(places(now), places(was), atol=0.0501)
 
 
 def test_plot_runs_draws_each_run_and_the_median():

@@ -2,15 +2,16 @@
 
 import html
 import io
+import re
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -64,23 +65,74 @@ def levels(ax: Axes, *values: float, vertical: bool = False) -> None:
 
 def slider(
     draw: Callable[[float], Figure], values: Sequence[float], label: str, alt: Callable[[float], str], start: int = 0
-) -> widgets.VBox:
-    """Return a slider, without a kernel, over figures drawn beforehand, with texts ``alt``; index ``start`` first."""
-    pages = []
-    for value in values:
-        fig, buffer = draw(value), io.BytesIO()
-        fig.savefig(buffer, format="svg", metadata={"Date": None})
+) -> HTML:
+    """Return a slider, without a kernel, over figures drawn beforehand, with texts ``alt``; index ``start`` first.
+
+    It is HTML with a few words of script. The figures are SVG in the page: what they share, letters say, is there once.
+    """
+    shared, frames = dict[str, str](), []
+    for i, value in enumerate(values):
+        fig, buffer = draw(value), io.StringIO()
+        fig.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         width, height = (round(96 * inches) for inches in fig.get_size_inches())
         plt.close(fig)
-        source = quote(buffer.getvalue().decode(), safe=" /:;,=()")  # text: it shrinks under gzip, base64 would not
-        size = f'width="{width}" height="{height}"'
-        pages.append(widgets.HTML(f'<img {size} alt="{html.escape(alt(value))}" src="data:image/svg+xml,{source}">'))
-    stack = widgets.Stack(pages, selected_index=start)
-    options = [(f"{value:g}", i) for i, value in enumerate(values)]
-    look = dict(style={"description_width": "initial"}, layout={"width": "auto"})
-    pick = widgets.SelectionSlider(options=options, value=start, description=label, **look)
-    widgets.jslink((pick, "index"), (stack, "selected_index"))
-    return widgets.VBox([pick, stack])
+        box, drawing = _slim(buffer.getvalue(), shared)
+        size = f'width="{width}" height="{height}" viewBox="{box}"'
+        said = f'data-value="{value:g}" role="img" aria-label="{html.escape(alt(value))}"{" hidden" * (i != start)}'
+        frame = f'<svg {size} style="{FRAME}">{drawing}</svg>'
+        frames.append(f"<div {said}>{frame if i == start else f'<template>{frame}</template>'}</div>")
+    once = f'<svg width="0" height="0" style="position: absolute" aria-hidden="true">{"".join(shared.values())}</svg>'
+    numbers = {name: i for i, name in enumerate(shared)}
+    drawn = "\n".join([once, *frames])
+    key = f"s{zlib.crc32(drawn.encode()) % 0x10000:x}"  # another slider of the page has other ids
+    drawn = re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda found: f"{found[1]}{key}-{numbers[found[2]]}", drawn)
+    shown, room = f"{values[start]:g}", max(len(f"{value:g}") for value in values)
+    # JupyterLab leaves a slider its arrow keys if shortcuts are suppressed; the value is read out once, by the handle
+    return HTML(f"""<div class="slider" oninput="{MOVE}">
+<div style="display: flex; gap: 1em; align-items: center">
+<label style="display: flex; flex: 0 1 36em; flex-wrap: wrap; align-items: center; gap: 0 0.6em">{html.escape(label)}
+<input type="range" min="0" max="{len(values) - 1}" value="{start}" aria-valuetext="{shown}" autocomplete="off"
+style="flex: 1 1 12em; margin: 0.4em" data-lm-suppress-shortcuts="true"></label>
+<output aria-live="off" style="min-width: {room}ch">{shown}</output>
+</div>
+<figure style="margin: 0.5em 0">
+{drawn}
+</figure>
+</div>""")
+
+
+FRAME = "max-width: 100%; height: auto; stroke-linejoin: round"
+# A frame is no part of the page until it is wanted. No sign for greater: it would end the tag for Sphinx's search.
+MOVE = """const frames = this.querySelectorAll('[role=img]'), now = frames[event.target.value];
+for (const frame of frames) frame.hidden = frame != now;
+for (const kept of now.querySelectorAll('template')) kept.replaceWith(kept.content);
+event.target.setAttribute('aria-valuetext', this.querySelector('output').value = now.dataset.value);"""
+
+
+def _slim(svg: str, shared: dict[str, str]) -> tuple[str, str]:
+    """Return viewBox and content of matplotlib's SVG, in fewer bytes; what is defined there goes to ``shared``."""
+
+    def steps(found: re.Match) -> str:  # from point to point, in tenths of a point: most repeat, or nearly
+        places = np.rint(10 * np.array(re.findall(r"-?[\d.]+", found[0]), float).reshape(-1, 2))
+        (x, y), *moves = np.diff(places, axis=0, prepend=0) / 10
+        return f"M{x:g} {y:g}" + "".join(f"l{dx:g} {dy:g}" for dx, dy in moves)
+
+    def rounded(found: re.Match) -> str:  # but the scale of letters, which is small
+        return found[0] if found[1] else f"{round(float(found[0]), 2):g}"
+
+    def keep(found: re.Match) -> str:
+        shared.update((each[2], each[0]) for each in re.finditer(r'<(\w+) id="(.*?)"([^>]*/>|.*?</\1>)', found[1]))
+        return ""
+
+    _, box, svg = re.split(r'viewBox="(.*?)".*?>', re.sub(r"\s+", " ", svg).removesuffix("</svg> "), maxsplit=1)
+    for pattern, by in (
+        ("<!--.*?-->", ""), ("> <", "><"), ("xlink:href", "href"),
+        (r"M [\d. -]+(L [\d. -]+)+", steps), (r"(scale|matrix)\(.*?\)|\d+\.\d{3,}", rounded),
+        (r'(<use href=".*?") transform="translate\(([\d.]+) 0\)"', r'\1 x="\2"'),
+        ("<defs>(.*?)</defs>", keep), (' id=".*?"', ""),
+    ):  # fmt: skip
+        svg = re.sub(pattern, by, svg)
+    return box, svg
 
 
 def beside(
