@@ -71,7 +71,7 @@ def site(runs, chapters, tmp_path_factory) -> Path:
 
 def build(root: Path, runs: Path, chapters: list[str]) -> None:
     """Build these chapters and the pages without experiments; of the canary alone, few."""
-    assert (ROOT / "book" / "static" / "vendor" / "mathjax").is_dir(), "make fetches these: run make test"
+    assert (ROOT / "book" / "static" / "vendor" / "katex").is_dir(), "make fetches these: run make test"
     for name in ("book", "notebooks", "results", "ts_helpers"):
         ignored = shutil.ignore_patterns("*.ipynb", "__pycache__", ".*")
         shutil.copytree(ROOT / name, root / name, ignore=ignored, dirs_exist_ok=True)

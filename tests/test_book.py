@@ -76,7 +76,6 @@ READY = """
 const done = arguments[0];
 (async () => {
   while (document.readyState !== "complete") await new Promise(r => setTimeout(r, 50));
-  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   setTimeout(done, 300);
 })();
 """
@@ -93,6 +92,7 @@ const done = arguments[1];
 axe.run(document, {runOnly: arguments[0], resultTypes: ["violations"]}).then(r => done(r.violations.map(v =>
   v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))));
 """
+UNREAD = "return [...document.querySelectorAll('.math')].filter(m => !m.querySelector('math')).map(m => m.textContent)"
 FAILED = "return performance.getEntriesByType('resource').filter(e => e.responseStatus >= 400).map(e => e.name)"
 WIDTHS = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
 DARK = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c => c < 60)"
@@ -177,6 +177,7 @@ def test_page_works_offline_on_any_screen_and_for_every_reader(browser, address,
     visit(browser, address + page)
     assert_no_error_and_no_network(browser, address)
     assert browser.execute_script(FAILED) == []
+    assert browser.execute_script(UNREAD) == []
     alts = browser.execute_script("return [...document.images].map(i => i.alt)")
     assert all(alt.strip() and not alt.endswith((".png", ".svg")) for alt in alts)
     assert len(alts) >= (2 if page.startswith("notebooks/") else 0)

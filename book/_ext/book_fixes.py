@@ -80,6 +80,17 @@ def _slim_images(folder):
     return sizes
 
 
+def _slim_fonts(paths, points):
+    """Keep of fonts these characters."""
+    for path in sorted(paths):
+        options = subset.Options(flavor="woff2", notdef_outline=True)
+        font = subset.load_font(str(path), options)
+        subsetter = subset.Subsetter(options)
+        subsetter.populate(unicodes=points)
+        subsetter.subset(font)
+        subset.save_font(font, str(path), options)
+
+
 def _slim_icons(static, pages):
     """Keep of the theme's 2,000 icons the ones its pages, scripts and styles name: 4 kB of fonts instead of 300."""
     styles = "".join(path.read_text() for path in sorted(static.glob("styles/*.css")))
@@ -87,13 +98,7 @@ def _slim_icons(static, pages):
     named = set(re.findall(r"fa-[\w-]+", "".join(path.read_text() for path in [*pages, *static.glob("scripts/*.js")])))
     points = {int(code, 16) for names, code in icons.findall(styles) if named & set(re.findall(r"fa-[\w-]+", names))}
     points |= {int(code, 16) for code in re.findall(r'"\\(f[0-9a-f]{3})"', icons.sub("", styles))}
-    for path in sorted(static.glob("vendor/fontawesome/webfonts/*.woff2")):
-        options = subset.Options(flavor="woff2", notdef_outline=True)
-        font = subset.load_font(str(path), options)
-        subsetter = subset.Subsetter(options)
-        subsetter.populate(unicodes=points)
-        subsetter.subset(font)
-        subset.save_font(font, str(path), options)
+    _slim_fonts(static.glob("vendor/fontawesome/webfonts/*.woff2"), points)
 
 
 def _repair_html(app, exception):
@@ -115,7 +120,9 @@ def _repair_html(app, exception):
             text = pattern.sub(by, text)
         text = re.sub(r'(<img [^>]*src="[^"]*_images/([^"/]+)")', sized, text)
         page.write_text(text)
-    _slim_icons(Path(app.outdir) / "_static", pages)
+    static = Path(app.outdir) / "_static"
+    _slim_icons(static, pages)
+    _slim_fonts(static.glob("vendor/katex/fonts/*"), {ord(letter) for page in pages for letter in page.read_text()})
     at = [f"{app.config.html_baseurl}{page.relative_to(app.outdir).as_posix()}" for page in sorted(pages)]
     listed = "".join(f"<url><loc>{html.escape(url)}</loc></url>\n" for url in at)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'

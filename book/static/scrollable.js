@@ -1,6 +1,6 @@
 // What is wider than the page scrolls inside its box; let the keyboard reach it.
 const reachable = () => {
-  for (const box of document.querySelectorAll("div.math, mjx-container[display], .pst-scrollable-table-container, figure")) {
+  for (const box of document.querySelectorAll(".katex-display, .pst-scrollable-table-container, figure")) {
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") {
       box.tabIndex = 0;
       if (box.tagName !== "FIGURE") box.setAttribute("role", "group"); // a figure has its own role
@@ -8,8 +8,7 @@ const reachable = () => {
     }
   }
 };
-window.addEventListener("load", async () => {
-  if (window.MathJax && window.MathJax.startup) await window.MathJax.startup.promise;
+window.addEventListener("load", () => {
   reachable();
   window.addEventListener("resize", reachable);
 });
