@@ -203,6 +203,12 @@ def test_page_works_from_a_file(browser, address, site, page):
     assert_no_error_and_no_network(browser, address)
 
 
+@pytest.mark.parametrize("way", ["http", "file"])
+def test_search_finds_pages(browser, address, site, way):
+    visit(browser, f"{address if way == 'http' else site.as_uri() + '/'}search.html?q=leak")
+    WebDriverWait(browser, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
+
+
 def claims_shown(browser):
     """Verdicts by id of the claims whose rows are not hidden; rows of quantities must be the same claims'."""
     rows = browser.execute_script(

@@ -44,6 +44,8 @@ def _link_to_text(app, pagename, templatename, context, doctree):
 REPAIRS = (
     (re.compile(r'<script[^>]*fontawesome\.js[^>]*></script>\s*'), ""),  # the same icons are sent as fonts
     (re.compile(r'(<link rel="preload" as="script" href="[^"]*fontawesome\.js[^"]*"\s*/?>)\s*'), ""),
+    (re.compile(r'(<meta name="docsearch:version"[^>]*>\s*)'  # the page Search alone needs its index
+                r'(<script src="[^"]*(searchtools|language_data|searchindex)\.js"></script>\s*){3}'), r"\1"),
     (re.compile(r'(<button class="btn[^"]*search-button[^>]*?) aria-label="Search"'), r"\1"),
     (re.compile(r'(<summary) aria-label="Toggle hidden content"'), r"\1"),
     (re.compile(r'<i class="(fa[^"]*)"(?![^>]*aria-hidden)'), r'<i aria-hidden="true" class="\1"'),
