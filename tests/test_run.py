@@ -489,3 +489,31 @@ def test_checkout_that_cannot_be_written_to_runs_with_out(tmp_path):
     assert f"--out must name a folder to write to, got {book}/notebooks/doe2020: Permission denied" in refused.stderr
     assert done.returncode == 0, done.stderr
     assert tree(out) == [".checkpoints", "doe2020", "doe2020/leak.ipynb"]
+
+
+def test_cost_is_noted_whatever_the_seed_and_held_against_the_run_of_the_same(project, capsys):
+    (project / "results").mkdir()
+    assert run.main(["--cost", "--archive"]) == 0
+    assert "doe2020/leak, expected to take 0" in capsys.readouterr().out
+    job = run.Job("doe2020/leak")
+    seconds, _, failed = json.loads(job.cost.read_bytes())
+    assert (failed, job.cost) == (0, run.Job("doe2020/leak", {"seed": "7"}).cost)
+    assert run.main(["--cost", "--archive", "-p", "tau", "3"]) == 0  # it did not run
+    assert json.loads((project / "results/costs.json").read_bytes()) == {"doe2020/leak": [seconds, job.last["seconds"]]}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [("os._exit(1)", 1, "not known"), ("raise ValueError", 0, "or more: 1 cells failed in the rehearsal")],
+)
+def test_what_a_rehearsal_cannot_do_is_told_and_a_run_at_paper_scale_goes_on(project, capsys, code, status, told):
+    add(project, "odd", f'import os\nif "TS_REHEARSE" in os.environ:\n    {code}\nprint(tau)')
+    assert run.main(["doe2020/odd", "--scale", "paper", "--out", "runs"]) == 0
+    assert told in capsys.readouterr().out
+    assert run.main(["doe2020/odd", "--scale", "paper", "--cost"]) == status
+
+
+def test_what_is_refused_is_not_rehearsed(project):
+    with pytest.raises(SystemExit):
+        run.main(["--scale", "paper", "--out", "/dev/null"])
+    assert not (project / "_build" / "costs").exists()

@@ -12,21 +12,19 @@ figures.use_style("book")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.1), width_ratios=(1, 1.3))
 
 step = np.arange(41)
-for (tau, at), color, dash in zip({2: 4, 8: 13, 32: 27}.items(), figures.COLOURS, figures.DASHES, strict=False):
-    left.plot(step, 1 - (1 - 1 / tau) ** step, color=color, ls=dash, lw=2)
-    height = 1 - (1 - 1 / tau) ** at
-    left.annotate(rf"$\tau$ = {tau}", (at, height), (5, -14), textcoords="offset points", color=color)
+for tau, at in {2: 4, 8: 13, 32: 27}.items():
+    left.plot(step, 1 - (1 - 1 / tau) ** step, color="0.35", ls="-", lw=2)
+    left.annotate(rf"$\tau$ = {tau}", (at, 1 - (1 - 1 / tau) ** at), (5, -14), textcoords="offset points")
 left.set(xlabel="steps of a constant input", ylabel="state", ylim=(0, 1.05), title="One leak")
 
-dials = {
+dials = {  # in the looks that they have in the chapters on all four
     r"$\alpha$ itself (B)": Direct(),
-    "gate's bias (D)": Gate(),
     r"$\log\tau$ (C)": LogTau(),
+    "gate's bias (D)": Gate(),
     r"$\tau$, clamped (A)": Clamped(),
 }
 tau = torch.logspace(0.01, 3, 60, dtype=torch.float64)
-colors = (figures.ORANGE, figures.GREEN, figures.BLACK, figures.BLUE)
-for (label, dial), color, dash, up in zip(dials.items(), colors, figures.DASHES, (0, -9, 9, 0), strict=True):
+for (label, dial), color, dash, up in zip(dials.items(), figures.COLOURS, figures.DASHES, (0, 9, -9, 0), strict=True):
     raw = dial.inverse(1 / tau).requires_grad_()
     [slope] = torch.autograd.grad(dial(raw).log().sum(), raw)  # of log alpha, which is that of log tau but for its sign
     right.plot(tau, slope.abs(), color=color, ls=dash, lw=2)

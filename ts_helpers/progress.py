@@ -42,6 +42,8 @@ def _rehearsed(items: Iterable[Item], total: int, long: int, file: str) -> Itera
         took.append(time.perf_counter() - start - sum(took))
         if len(took) > ENOUGH[0] and sum(took) > ENOUGH[1]:
             break
+    if not took:
+        return
     usual = sorted(took[1:] or took)[len(took[1:]) // 2]
     with open(file, "a") as told:
         told.write(f"{usual * (total - long) + max(took[0], usual) * long - sum(took)}\n")

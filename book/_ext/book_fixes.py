@@ -125,7 +125,8 @@ def _repair_html(app, exception):
     static = Path(app.outdir) / "_static"
     _slim_icons(static, pages)
     _slim_fonts(static.glob("vendor/katex/fonts/*"), {ord(letter) for page in pages for letter in page.read_text()})
-    at = [f"{app.config.html_baseurl}{page.relative_to(app.outdir).as_posix()}" for page in sorted(pages)]
+    own = [page for page in sorted(pages) if page.parent != Path(app.outdir)]  # not search, index of words and the like
+    at = [f"{app.config.html_baseurl}{page.relative_to(app.outdir).as_posix()}" for page in own]
     listed = "".join(f"<url><loc>{html.escape(url)}</loc></url>\n" for url in at)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
     (Path(app.outdir) / "sitemap.xml").write_text(f"{head}{listed}</urlset>\n")
@@ -141,7 +142,8 @@ def _describe(app, pagename, templatename, context, doctree):
 
 def _skip(app, what, name, member, skip, options):
     """Leave PyTorch's own functions out of the API page: a dial that is a sigmoid is one of them."""
-    return skip or not (getattr(member, "__module__", "") or "").startswith("ts_helpers")
+    made = getattr(member, "fget", None) or member  # of a property its function
+    return skip or not (getattr(made, "__module__", "") or "").startswith("ts_helpers")
 
 
 def setup(app):

