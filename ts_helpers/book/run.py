@@ -287,6 +287,8 @@ def rehearse(job: Job) -> str:
             os.replace(made, job.cost)
         except Exception as error:  # a dead kernel, a full disk
             return f"{type(error).__name__}: {error}"
+        finally:
+            os.environ.pop("TS_REHEARSE", None)
     return ""
 
 
