@@ -100,6 +100,7 @@ def _slim_icons(static, pages):
     named = set(re.findall(r"fa-[\w-]+", "".join(path.read_text() for path in [*pages, *static.glob("scripts/*.js")])))
     points = {int(code, 16) for names, code in icons.findall(styles) if named & set(re.findall(r"fa-[\w-]+", names))}
     points |= {int(code, 16) for code in re.findall(r'"\\(f[0-9a-f]{3})"', icons.sub("", styles))}
+    points |= {ord(sign) for sign in styles if "\ue000" <= sign <= "\uf8ff"}  # those of admonitions stand there as such
     _slim_fonts(static.glob("vendor/fontawesome/webfonts/*.woff2"), points)
 
 
