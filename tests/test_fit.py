@@ -842,3 +842,9 @@ def test_rehearsal_takes_a_few_steps_and_tells_what_the_others_would_take(monkey
     assert taken(50, 0) == list(range(50))  # no training
     rest = 10 * 3 + 90 * 1 - 8
     assert [float(line) for line in (tmp_path / "told").read_text().split()] == [rest, rest, 0]
+
+    (tmp_path / "told").unlink()  # the first step takes long for once, every tenth is evaluated, which the tenth tells
+    for step in progress.progress(range(1000), "fit", 1000, long=101):
+        clock[0] += 3.0 * (step == 0) + 0.25 * (step % 10 == 0) + 0.0625
+    assert step == 10
+    assert float((tmp_path / "told").read_text()) == 0.0625 * (1000 - 11) + 0.25 * (101 - 2)

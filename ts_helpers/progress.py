@@ -14,7 +14,7 @@ from ts_helpers._check import instance
 Item = TypeVar("Item")
 
 
-ENOUGH = 5, 0.5  # steps and seconds of a rehearsal
+ENOUGH, NEAR = (5, 0.5), 5.0  # steps and seconds of a rehearsal; seconds that it may go on for
 
 
 def progress(items: Iterable[Item], name: str, total: int, first: int = 0, long: int = 0) -> Iterator[Item]:
@@ -36,17 +36,19 @@ def progress(items: Iterable[Item], name: str, total: int, first: int = 0, long:
 
 
 def _rehearsed(items: Iterable[Item], total: int, long: int, file: str) -> Iterator[Item]:
-    took, start = list[float](), time.perf_counter()
+    took, start, every, usual = list[float](), time.perf_counter(), max(1, round(total / max(long - 1, 1))), 0.0
     for item in items:
         yield item
         took.append(time.perf_counter() - start - sum(took))
-        if len(took) > ENOUGH[0] and sum(took) > ENOUGH[1]:
+        usual = sorted(took[1:] or took)[len(took[1:]) // 2]
+        # the first is long for other reasons, too: the next long one tells, if it is near
+        if len(took) > max(ENOUGH[0], every if every * usual < NEAR else 0) and sum(took) > ENOUGH[1]:
             break
-    if not took:
-        return
-    usual = sorted(took[1:] or took)[len(took[1:]) // 2]
-    with open(file, "a") as told:
-        told.write(f"{usual * (total - long) + max(took[0], usual) * long - sum(took)}\n")
+    if took:
+        more = max(took[every] if len(took) > every else took[0], usual) - usual
+        rest = usual * (total - len(took)) + more * (long - len(took[::every]))
+        with open(file, "a") as told:
+            told.write(f"{rest}\n")
 
 
 class _Lines:
