@@ -204,9 +204,11 @@ def test_page_works_from_a_file(browser, address, site, page):
 
 
 @pytest.mark.parametrize("way", ["http", "file"])
-def test_search_finds_pages(browser, address, site, way):
-    visit(browser, f"{address if way == 'http' else site.as_uri() + '/'}search.html?q=leak")
-    WebDriverWait(browser, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
+def test_search_finds_claims_symbols_and_functions(browser, address, site, way):
+    of = {"C3": "claim, in Verdicts", "alpha_s": "symbol, in Notation", "unroll": "Python function, in API"}
+    for words, what in of.items():
+        visit(browser, f"{address if way == 'http' else site.as_uri() + '/'}search.html?q={words}")
+        WebDriverWait(browser, 10).until(lambda b, what=what: what in b.find_element(By.ID, "search-results").text)
 
 
 def claims_shown(browser):

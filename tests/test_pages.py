@@ -135,7 +135,8 @@ def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_record
         assert lines[2].count("100\xa0%\xa0[96,\xa0100]") == measured
         assert lines[-1] == f"**C2: {verdict}.**"
         assert f"| {CLAIMS['C2'].source} | {{numref}}`fig-matsuki-task1` | {verdict} |\n" in made[CHAPTER]
-        assert re.findall(r"^\| (C\d)", made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
+        linked = r'^\| <span id="(C\d)">\[\1\]\(../../book/verdicts.md#\1\)</span>'
+        assert re.findall(linked, made[CHAPTER], re.M) == ["C2", "C3", "C4", "C5"]
     assert "usual geometric" not in made["A2"]  # why the criterion is what it is, is said on the page of verdicts
     assert "usual geometric" in pages.verdicts(CLAIMS, {})
 

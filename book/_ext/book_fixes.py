@@ -64,7 +64,20 @@ def _link_targets(app, doctree):
     """Let Markdown link to the ids of raw HTML too: [B3a](verdicts.md#B3a), a row of a table."""
     slugs = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
     for raw in doctree.findall(nodes.raw):
-        slugs |= {name: (raw.line, name, name) for name in re.findall(r'<span id="([^"]+)"', raw.astext())}
+        for name in re.findall(r'<span id="([^"]+)"', raw.astext()):
+            slugs[name] = raw.line, name, name
+            if app.env.docname == "book/verdicts":
+                app.env.get_domain("std").note_object("claim", name, name)
+
+
+def _find_symbols(app, doctree):
+    """Let the search find a symbol by its name in code: the second column of the page's first table."""
+    if app.env.docname == "book/notation":
+        for row in next(doctree.findall(nodes.table)).findall(nodes.row):
+            names = [literal.astext() for literal in row[1].findall(nodes.literal)]
+            row["ids"] += [f"symbol-{name}" for name in names]
+            for name, label in zip(names, row["ids"], strict=True):
+                app.env.get_domain("std").note_object("symbol", name, label)
 
 
 def _slim_images(folder):
@@ -124,6 +137,8 @@ def _repair_html(app, exception):
         text = re.sub(r'(<img [^>]*src="[^"]*_images/([^"/]+)")', sized, text)
         page.write_text(text)
     static = Path(app.outdir) / "_static"
+    tools = static / "searchtools.js"  # what it shows of a page has each formula once, not thrice
+    tools.write_text(tools.read_text().replace('".headerlink",', '".headerlink", ".katex-html", "annotation",'))
     _slim_icons(static, pages)
     _slim_fonts(static.glob("vendor/katex/fonts/*"), {ord(letter) for page in pages for letter in page.read_text()})
     own = [page for page in sorted(pages) if page.parent != Path(app.outdir)]  # not search, index of words and the like
@@ -153,7 +168,10 @@ def setup(app):
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("html-page-context", _link_to_text, priority=901)
     app.connect("html-page-context", _describe, priority=902)
+    for kind in ("claim", "symbol"):  # the search names them first
+        app.add_object_type(kind, kind)
     app.connect("doctree-read", _link_targets)
+    app.connect("doctree-read", _find_symbols)
     app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _repair_html)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

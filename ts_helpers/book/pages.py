@@ -145,7 +145,8 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
     for claim in claims.values():
         finding, record = finding_of(claim, found), found.get(claim.chapter)
         verdict = finding.words if finding else "not run yet"
-        row = [claim.id, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
+        linked = f'<span id="{claim.id}">[{claim.id}](../../book/verdicts.md#{claim.id})</span>'
+        row = [linked, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
         lists[claim.chapter] = [*lists.get(claim.chapter, []), row]
         # of a meaning, what is before the semicolon: after it the criterion is explained
         columns = {claim.id: [q.meaning.partition("; ")[0] for q in claim.quantities]}
