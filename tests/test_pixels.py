@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import socket
 import struct
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from ts_helpers.datasets import pixels
 from ts_helpers.datasets.pixels import images, permutation
@@ -97,18 +97,44 @@ def test_compressed_files_are_read_as_plain_ones(tmp_path):
         assert torch.equal(getattr(plain, part).y, getattr(packed, part).y)
 
 
-def test_digits_are_scikit_learns_each_in_one_part_and_nowhere_called_mnist():
+def bytes_of(*parts):
+    """Images (n, 784) and labels (n,) of parts, one below the other, as MNIST's files have them."""
+    x, y = (torch.cat(each).numpy() for each in zip(*((part.x[..., 0].T, part.y) for part in parts), strict=True))
+    return (x * 255).round().astype(np.uint8), y.astype(np.uint8)
+
+
+def test_own_images_are_the_first_10000_of_mnists_training_file_each_in_one_part():
     data = images(generator=seeded())
-    assert data.name == "scikit-learn's digits"
+    assert data.name == "10,000 images of MNIST"
     parts = (data.train, data.valid, data.test)
-    assert [len(part.y) for part in parts] == [1249, 249, 299]
-    for part in parts:
-        assert part.x.shape == (64, len(part.y), 1)
-        assert (float(part.x.min()), float(part.x.max())) == (0, 1)
-        assert set(part.y.tolist()) == set(range(10))
-    found = np.concatenate([torch.cat([part.x[..., 0].mul(16), part.y[None]]).T.numpy() for part in parts])
-    expected = np.column_stack(load_digits(return_X_y=True))
-    assert sorted(map(tuple, found)) == sorted(map(tuple, expected))
+    assert [part.x.shape for part in parts] == [(784, 8000, 1), (784, 1000, 1), (784, 1000, 1)]
+    with np.load(pixels.OWN) as own:
+        grey, labels = own["images"], own["labels"]
+    # of the bytes 16 to 7840016 of train-images-idx3-ubyte, and 8 to 10008 of train-labels-idx1-ubyte
+    digest = hashlib.sha256(grey.tobytes() + labels.tobytes()).hexdigest()
+    assert digest == "2e49afdffc567fd5f9f306a04e2bafced2432146ae04f4b9a58b25505ba05b2e"
+    found = np.column_stack(bytes_of(*parts))
+    assert sorted(map(bytes, found)) == sorted(map(bytes, np.column_stack([grey.reshape(10_000, -1), labels])))
+    assert not np.array_equal(bytes_of(images(generator=seeded(1)).test)[0], bytes_of(data.test)[0])
+
+
+@pytest.mark.skipif(not (pixels.DATA / "mnist").is_dir(), reason="MNIST was not downloaded")
+def test_own_images_are_those_of_mnist_where_it_is_at_hand():
+    with np.load(pixels.OWN) as own:
+        for name, file in {"images": IMAGES, "labels": LABELS}.items():
+            whole = pixels._read_idx(pixels.DATA / "mnist", file, own[name].ndim)
+            assert np.array_equal(own[name], whole[:10_000])
+
+
+def test_coarser_images_are_means_of_squares():
+    part = pixels.Part(torch.rand(16, 3, 1, generator=seeded()), torch.arange(3))
+    made = pixels.coarser(part, 2)
+    squares = part.x.numpy().reshape(2, 2, 2, 2, 3)  # (row, row within, column, column within, image)
+    np.testing.assert_allclose(made.x[..., 0].numpy(), squares.mean((1, 3)).reshape(4, 3), rtol=1e-6)
+    assert torch.equal(pixels.coarser(part, 4).x, part.x) and torch.equal(made.y, part.y)
+    for side, n in ((5, 16), (2, 6)):
+        with pytest.raises(ValueError, match=rf"side must be at most .* got {side} for {n} pixels"):
+            pixels.coarser(pixels.Part(part.x[:n], part.y), side)
 
 
 def test_permutation_has_each_pixel_once():
@@ -166,8 +192,8 @@ def test_missing_file_and_sources_that_are_none_are_refused(tmp_path):
     for source, folder, message in [
         ("folder", tmp_path, rf"{tmp_path} must hold a file {LABELS}, .*train-labels\.idx1-ubyte\.gz, got none"),
         ("fashion", "nosuch/folder", rf"nosuch/folder must hold a file {IMAGES}, .*, got none"),
-        ("MNIST", None, "source must be one of digits, mnist, fashion, folder, got 'MNIST'"),
-        ("digits", tmp_path, "and none with \"digits\", got source='digits'"),
+        ("MNIST", None, "source must be one of mnist10k, mnist, fashion, folder, got 'MNIST'"),
+        ("mnist10k", tmp_path, "and none with \"mnist10k\", got source='mnist10k'"),
         ("folder", None, 'a folder must be named with "folder", .* folder=None'),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -257,8 +283,8 @@ def test_broken_download_leaves_nothing_and_can_be_repeated(failure, kept, monke
     with pytest.raises((RuntimeError, KeyboardInterrupt)) as raised:
         images("mnist", generator=seeded())
     if not isinstance(failure, KeyboardInterrupt):
-        message = f'cannot download MNIST through torchvision: {str(failure).replace(chr(10), " ")}; take "digits", '
-        assert str(raised.value) == message + "which need no download, or name the folder with its four files"
+        message = f'cannot download MNIST through torchvision: {str(failure).replace(chr(10), " ")}; take "mnist10k", '
+        assert str(raised.value) == message + "which needs no download, or name the folder with its four files"
     assert list(kept.iterdir()) == []
     assert socket.getdefaulttimeout() is None
     torchvision_with(monkeypatch, MNIST=type("MNIST", (Downloading,), {}))
@@ -267,7 +293,7 @@ def test_broken_download_leaves_nothing_and_can_be_repeated(failure, kept, monke
 
 def test_without_torchvision_it_is_said_what_to_take_instead(kept, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(RuntimeError, match=r'cannot download Fashion-MNIST .*torchvision.*; take "digits", .* folder'):
+    with pytest.raises(RuntimeError, match=r'cannot download Fashion-MNIST .*torchvision.*; take "mnist10k", '):
         images("fashion", generator=seeded())
     assert list(kept.iterdir()) == []
 
@@ -279,5 +305,5 @@ def test_torchvision_built_for_another_torch_is_imported_without_its_operators(k
     write(package, {"_meta_registrations.py": b"raise RuntimeError('operator torchvision::nms does not exist')\n"})
     write(package, {"datasets.py": b"class MNIST:\n    def __init__(*_, download): raise OSError('found')\n"})
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    with pytest.raises(RuntimeError, match='cannot download MNIST through torchvision: found; take "digits"'):
+    with pytest.raises(RuntimeError, match='cannot download MNIST through torchvision: found; take "mnist10k"'):
         images("mnist", generator=seeded())

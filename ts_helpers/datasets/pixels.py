@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from ts_helpers._check import at_least, instance, one_of
 from ts_helpers.datasets import DATA, PATIENCE
 
 CLASSES = 10  # of every source; guessing one at random is right for a tenth of the images
 HELD = 6  # one image in so many is drawn to be held out
+OWN = Path(__file__).with_name("mnist10k.npz")  # images (10000, 28, 28) and labels (10000,), bytes in MNIST's order
 SETS = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 MNIST = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 COUNTS = {"mnist": MNIST, "fashion": [6000] * CLASSES}  # training images of each class, by which a set is known
@@ -44,35 +46,46 @@ class Images:
     test: Part
 
 
-def images(source: str = "digits", folder: str | Path | None = None, *, generator: torch.Generator) -> Images:
+def images(source: str = "mnist10k", folder: str | Path | None = None, *, generator: torch.Generator) -> Images:
     """Images as sequences of pixels, "from top to bottom, left to right"; the target of the last is their class.
 
     Source: Tallec & Ollivier (2018), Appendix A, "Pixel level classification", with MNIST. Departure: which images they
-    validate with is open there; ours are a sixth of the training images, drawn. The digits, the default because they
-    need no network, are not MNIST: fewer, smaller, and without test images, for which another sixth is drawn.
-    The source is ``"digits"``, the 1797 images of 8 x 8 that scikit-learn has; ``"mnist"`` or ``"fashion"``, 70,000 of
-    ``28 x 28``, which torchvision downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``. A folder
-    holds four files in MNIST's format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``, called
-    ``train-images-idx3-ubyte`` and so on, or ``train-images.idx3-ubyte``.
+    validate with is open there; ours are a sixth of the training images, drawn. The default, which needs no network, is
+    a part of MNIST: the first 10,000 of its training images, of which 1,000 are drawn to validate and 1,000 to test.
+    The source is ``"mnist10k"``, these; ``"mnist"`` or ``"fashion"``, 70,000 of ``28 x 28``, which torchvision
+    downloads, once, if no folder has them, or a RuntimeError; or ``"folder"``. A folder holds four files in MNIST's
+    format, plain or ``.gz``, such as Debian's ``/usr/share/datasets/fashion-mnist``, called ``train-images-idx3-ubyte``
+    and so on, or ``train-images.idx3-ubyte``.
     """
     instance(torch.Generator, "a torch.Generator", generator=generator)
     instance(str | Path | None, "a path or None", folder=folder)
-    one_of(("digits", *SETS, "folder"), source=source)
-    if (source == "digits" and folder) or (source == "folder" and not folder):
-        raise ValueError(f'a folder must be named with "folder", and none with "digits", got {source=}, {folder=}')
-    if source == "digits":
-        from sklearn.datasets import load_digits  # takes a second or two, which only its user should wait
+    one_of(("mnist10k", *SETS, "folder"), source=source)
+    if (source == "mnist10k" and folder) or (source == "folder" and not folder):
+        raise ValueError(f'a folder must be named with "folder", and none with "mnist10k", got {source=}, {folder=}')
+    if source == "mnist10k":
+        with np.load(OWN) as own:
+            name, rest = "10,000 images of MNIST", _part(own["images"].reshape(-1, 28 * 28), own["labels"])
+        rest, test = _drawn(rest, 1000, generator)
+        return Images(name, *_drawn(rest, 1000, generator), test)
+    where = Path(folder) if folder else _downloaded(source)
+    name = SETS.get(source, f"images from the folder {where.resolve().name}")
+    rest, test = _read(where)
+    counts = torch.bincount(rest.y, minlength=CLASSES).tolist()
+    if folder and counts != COUNTS.get(source, counts):
+        raise ValueError(f"{folder} must hold {name}, {COUNTS[source]} training images of each class, got {counts}")
+    return Images(name, *_drawn(rest, len(rest.y) // HELD, generator), test)
 
-        name, (grey, labels) = "scikit-learn's digits", load_digits(return_X_y=True)
-        rest, test = _drawn(_part(grey, labels, 16), generator)
-    else:
-        where = Path(folder) if folder else _downloaded(source)
-        name = SETS.get(source, f"images from the folder {where.resolve().name}")
-        rest, test = _read(where)
-        counts = torch.bincount(rest.y, minlength=CLASSES).tolist()
-        if folder and counts != COUNTS.get(source, counts):
-            raise ValueError(f"{folder} must hold {name}, {COUNTS[source]} training images of each class, got {counts}")
-    return Images(name, *_drawn(rest, generator), test)
+
+def coarser(part: Part, side: int) -> Part:
+    """Return square images with so many pixels a side, each the mean of those it takes the place of."""
+    instance(Part, "a Part", part=part)
+    at_least(1, side=side)
+    pixels, n, _ = part.x.shape
+    whole = math.isqrt(pixels)
+    if whole * whole != pixels or side > whole:
+        raise ValueError(f"side must be at most that of square images, got {side} for {pixels} pixels")
+    x = adaptive_avg_pool2d(part.x.view(whole, whole, n).permute(2, 0, 1), side)
+    return Part(x.flatten(1).T.contiguous()[..., None], part.y)
 
 
 def permutation(n_pixels: int, *, generator: torch.Generator) -> Tensor:
@@ -120,7 +133,7 @@ def _read(folder: Path) -> list[Part]:
             got = f"{len(labels)} for {len(grey)}, up to {labels.max()}"
             raise ValueError(f"{folder} must have a label of 0 to {CLASSES - 1} for each image of {part}, got {got}")
         sizes.append(grey.shape[1:])
-        parts.append(_part(grey.reshape(len(grey), -1), labels, 255))
+        parts.append(_part(grey.reshape(len(grey), -1), labels))
     if sizes[0] != sizes[1]:
         raise ValueError(f"{folder} must have images of one size, {sizes[0]} as those of train, got {sizes[1]}")
     if len(parts[0].y) < HELD:
@@ -128,15 +141,15 @@ def _read(folder: Path) -> list[Part]:
     return parts
 
 
-def _part(grey: np.ndarray, labels: np.ndarray, white: int) -> Part:
-    """Turn grey values (images, pixels), 0 to ``white``, and labels into tensors."""
-    x = torch.as_tensor(grey.T.copy(), dtype=torch.get_default_dtype()).div_(white)
+def _part(grey: np.ndarray, labels: np.ndarray) -> Part:
+    """Turn bytes (images, pixels) and labels into tensors."""
+    x = torch.as_tensor(grey.T.copy(), dtype=torch.get_default_dtype()).div_(255)
     return Part(x[..., None], torch.as_tensor(labels.astype(np.int64)))
 
 
-def _drawn(part: Part, generator: torch.Generator) -> tuple[Part, Part]:
-    """Divide images into those that stay and those held out."""
-    order, n = torch.randperm(len(part.y), generator=generator), len(part.y) // HELD
+def _drawn(part: Part, n: int, generator: torch.Generator) -> tuple[Part, Part]:
+    """Divide images into those that stay and n held out."""
+    order = torch.randperm(len(part.y), generator=generator)
     stay, held = order[n:], order[:n]
     return Part(part.x[:, stay], part.y[stay]), Part(part.x[:, held], part.y[held])
 
@@ -157,7 +170,7 @@ def _downloaded(source: str) -> Path:
             raw = getattr(sets, name.replace("-", ""))(part, download=True).raw_folder
         except (ImportError, OSError, RuntimeError, HTTPException) as error:
             what = " ".join(str(error).split())  # it has lines, one of each mirror
-            instead = 'take "digits", which need no download, or name the folder with its four files'
+            instead = 'take "mnist10k", which needs no download, or name the folder with its four files'
             raise RuntimeError(f"cannot download {name} through torchvision: {what}; {instead}") from None
         finally:
             socket.setdefaulttimeout(before)
