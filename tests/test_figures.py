@@ -1,3 +1,4 @@
+import csv
 import io
 import re
 
@@ -9,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ts_helpers.book import figures
+from ts_helpers.book import figure_data, figures
 
 
 def draw(value):
@@ -114,3 +115,59 @@ def test_readers_matplotlibrc_changes_no_figure(own):
         plt.style.use(own)
         assert drawn() == expected
         assert matplotlib.get_backend() == backend
+
+
+def read(table):
+    """Comments, and by panel and series the points, with the number of what they are of first."""
+    lines = table.splitlines()
+    points = {}
+    for row in csv.DictReader(line for line in lines if line[0] != "#"):
+        values = [float(row[name] or "nan") for name in ("number", "x", "y", "value")]
+        points.setdefault((int(row["panel"]), row["series"]), []).append(values)
+    return [line for line in lines if line[0] == "#"], points
+
+
+def test_table_of_a_figure_has_every_point_of_what_is_drawn():
+    nan = np.nan
+    fig, axes = plt.subplots(1, 4)
+    figures.plot_runs(axes[0], [0, 10], [[1, 2], [3, nan]], "C0", "runs")
+    figures.levels(axes[0], 0.123456789)
+    axes[0].plot([0.5], [0.5], transform=axes[0].transAxes)  # is no data
+    axes[0].set(title="recorded", xlabel="time (s)")
+    axes[0].legend()
+    axes[1].fill_between([0, 1], [0, 0], [2, 3], color="#123456")
+    axes[1].scatter([7], [8], label="points")
+    axes[1].vlines([4, 5], 0, 1, colors=["#ff0000", "#00ff00"])
+    fig.colorbar(axes[2].pcolormesh([1, 2], [10, 20], [[3, 4], [5, nan]], shading="nearest"), label="loss")
+    axes[3].imshow([[1, 2, 3]])
+    axes[3].set_yticks([0], ["input"])
+    told, points = read(figure_data.table(fig))
+    plt.close(fig)
+    assert {"# panel 1: recorded; x: time (s)", "# panel 4: y = 0 is input", "# value: y: loss"} <= set(told)
+    assert told[-1].endswith(" is runs")
+    expected = {
+        (1, "runs (run)"): [[1, 0, 1, nan], [1, 10, 2, nan], [2, 0, 3, nan]],
+        (1, "runs"): [[3, 0, 2, nan], [3, 10, 2, nan]],
+        (1, "level"): [[4, nan, 0.123457, nan]],
+        (2, "points"): [[2, 7, 8, nan]],
+        (2, "ff0000"): [[3, 4, 0, nan], [3, 4, 1, nan]],
+        (2, "00ff00"): [[4, 5, 0, nan], [4, 5, 1, nan]],
+        (3, "map"): [[1, 1, 10, 3], [1, 2, 10, 4], [1, 1, 20, 5], [1, 2, 20, nan]],
+        (4, "map"): [[1, 0, 0, 1], [1, 1, 0, 2], [1, 2, 0, 3]],
+    }
+    area = {(x, y) for _, x, y, _ in points.pop((2, "123456"))}
+    assert area == {(0, 0), (1, 0), (0, 2), (1, 3)}
+    assert points.keys() == expected.keys()
+    for key, each in expected.items():
+        np.testing.assert_array_equal(points[key], each, str(key))
+
+
+def test_table_that_is_too_large_has_fewer_points_of_single_runs_alone_and_says_so(monkeypatch):
+    fig, ax = plt.subplots()
+    figures.plot_runs(ax, range(100), np.zeros((50, 100)), "C0", "runs")
+    whole = figure_data.table(fig)
+    monkeypatch.setattr(figure_data, "MOST", len(whole) // 3)
+    told, points = read(figure_data.table(fig))
+    plt.close(fig)
+    assert told[0] == "# left out: of single runs all but every 4th point"
+    assert [len(points[1, series]) for series in ("runs", "runs (run)")] == [100, 50 * 25]

@@ -54,6 +54,8 @@ REPAIRS = (
      '<div class="sidebar-primary-item" role="navigation" aria-label="Home">'),
 )  # fmt: skip
 
+FIGURE = re.compile(r'<img (?=[^>]*src="[^"]*_images/)')
+
 
 def _only_listed(app, config):
     """Take the pages of ``_toc.yml`` alone, whatever else lies about, and under whatever name."""
@@ -118,7 +120,10 @@ def _slim_icons(static, pages):
 
 
 def _repair_html(app, exception):
-    """Apply REPAIRS to every built page, say how large figures are, so that text does not jump; list the pages."""
+    """Apply REPAIRS to every built page, say how large figures are, so that text does not jump; list the pages.
+
+    All figures of a page but its first are fetched when they come near.
+    """
     if exception or app.builder.format != "html":
         return
     sizes = _slim_images(Path(app.outdir) / "_images")
@@ -135,6 +140,9 @@ def _repair_html(app, exception):
         for pattern, by in REPAIRS:
             text = pattern.sub(by, text)
         text = re.sub(r'(<img [^>]*src="[^"]*_images/([^"/]+)")', sized, text)
+        if app.builder.name == "html" and (first := FIGURE.search(text)):
+            rest = FIGURE.sub('<img loading="lazy" decoding="async" ', text[first.end() :])
+            text = text[: first.end()] + rest
         page.write_text(text)
     static = Path(app.outdir) / "_static"
     tools = static / "searchtools.js"  # what it shows of a page has each formula once, not thrice

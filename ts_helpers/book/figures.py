@@ -16,13 +16,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from ts_helpers.book import figure_data
+
 # Of Okabe and Ito (2008), for colour blindness; neighbours differ in lightness, and in dash, for a grey print.
 COLOURS = BLUE, ORANGE, BLACK, GREEN = "#0072b2", "#e69f00", "#000000", "#009e73"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 def use_style(scale: str) -> None:
-    """Set matplotlib up for the book, whatever the reader's own; a figure of smoke scale says it shows no result."""
+    """Set matplotlib up for the book, whatever the reader's own; a figure of smoke scale says it shows no result.
+
+    In a notebook, what a figure shows goes with it as a table.
+    """
+    figure_data.keep_tables()
     plt.style.use("default")
     plt.rcParams.update({
         "figure.hooks": ["ts_helpers.book.figures:label_smoke"] if scale == "smoke" else [],
@@ -43,10 +49,11 @@ def label_smoke(fig: Figure) -> None:
 def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | None, dash: str | tuple = "-") -> None:
     """Draw every run, of ``runs`` (runs, points), thin and their median thick; what is not finite is left out."""
     runs = np.asarray(runs, dtype=float)
-    ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-")
+    each = f"_{label or ''} {figure_data.RUN}"  # no legend shows what begins so
+    ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-", label=each)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # where every run has diverged there is no median
-        ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label, ls=dash)
+        ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label or "_median", ls=dash)
 
 
 def dots(ax: Axes, x: float, values: ArrayLike, color: str, marker: str = "o", label: str | None = None) -> None:
@@ -54,13 +61,13 @@ def dots(ax: Axes, x: float, values: ArrayLike, color: str, marker: str = "o", l
     values = np.asarray(values, dtype=float).ravel()
     ax.plot(np.full(values.size, x), values, marker, color=color, ms=3.5, ls="none", alpha=0.7, label=label)
     if np.isfinite(values).any():
-        ax.plot([x - 0.07, x + 0.07], [np.nanmedian(values)] * 2, color=color, lw=2.5, ls="-")
+        ax.plot([x - 0.07, x + 0.07], [np.nanmedian(values)] * 2, color=color, lw=2.5, ls="-", label="_median")
 
 
 def levels(ax: Axes, *values: float, vertical: bool = False) -> None:
     """Draw dotted lines at values to compare with."""
     for value in values:
-        (ax.axvline if vertical else ax.axhline)(value, color="0.4", ls=":", lw=1)
+        (ax.axvline if vertical else ax.axhline)(value, color="0.4", ls=":", lw=1, label="_level")
 
 
 def slider(
