@@ -23,7 +23,7 @@ OTHER   := $(if $(filter command,$(origin PYTHON)),$(shell \
 
 help:
 	@echo "make book    execute the notebooks that are out of date, and build $(HTML)  [SCALE=smoke|book|paper]"
-	@echo "make readme  write the README's table of verdicts anew, from the records of the last make book"
+	@echo "make readme  write the README's findings and verdicts anew, from the records of the last make book"
 	@echo "make test    lint, unit tests, one chapter and its page in a browser"
 	@echo "make check   every notebook at smoke scale, strict build, every page in a browser"
 	@echo "make lint    the quick part of make test;  make determinism  all chapters twice, once a week"

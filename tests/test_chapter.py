@@ -13,9 +13,8 @@ import xarray as xr
 from ts_helpers import _checkpoint
 from ts_helpers.book import chapter as module
 from ts_helpers.book.chapter import Chapter, median, share, span
-from ts_helpers.book.inline import expand
 from ts_helpers.book.records import Record, load
-from ts_helpers.book.run import Job, find
+from ts_helpers.book.run import Job, expand, find
 
 
 @pytest.fixture
@@ -262,15 +261,17 @@ def test_numbers_over_runs_read_well():
     assert median([np.nan], ".1f") == span([], ".1f") == "none"
 
 
-def test_prose_has_the_values_of_its_expressions_where_they_stand():
+def test_prose_has_the_values_of_its_expressions_where_they_stand_and_above_the_parameters_those_at_the_end():
     texts = ["50 %: {eval}`tau:.2f` {eval}`2 * tau`", "None {eval.", 'Then {eval}`words["a"]`.']
-    made = expand(nb.new_notebook(cells=[nb.new_markdown_cell(text) for text in texts])).cells
-    assert [cell.cell_type for cell in made] == ["code", "markdown", "markdown", "code", "markdown"]
-    assert made[1].source == "50 %: {glue:text}`eval-0` {glue:text}`eval-1`"
+    cells = [nb.new_markdown_cell(text) for text in texts]
+    cells.insert(1, nb.new_code_cell("tau = 2", metadata={"tags": ["parameters"]}))
+    made = expand(nb.new_notebook(cells=cells)).cells
+    assert [cell.cell_type for cell in made] == ["markdown", "code", "markdown", "code", "markdown", "code"]
+    assert made[0].source == "50 %: {glue:text}`eval-0` {glue:text}`eval-1`"
     assert (made[2].source, made[4].source) == ("None {eval.", "Then {glue:text}`eval-2`.")
-    assert made[0].metadata["tags"] == made[3].metadata["tags"] == ["remove-cell"]
+    assert made[3].metadata["tags"] == made[5].metadata["tags"] == ["remove-cell"]
     given = {}
     names = {"glue": lambda name, value, display: given.update({name: value}), "tau": 2.5, "words": {"a": "b"}}
-    for cell in (made[0], made[3]):
+    for cell in (made[3], made[5]):
         exec(cell.source.removeprefix("from myst_nb import glue\n"), names)
     assert given == {"eval-0": "2.50", "eval-1": "5.0", "eval-2": "b"}

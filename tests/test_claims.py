@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from plan import plan
 from scipy import stats
 
-from ts_helpers.book.claims import Edition, Quantity, describe, interval, judge, plan, read_claims, table
+from ts_helpers.book.claims import Edition, Quantity, describe, interval, judge, read_claims, table
 from ts_helpers.book.pages import PROSE
 from ts_helpers.book.paths import CLAIMS
 from ts_helpers.book.records import _git as git

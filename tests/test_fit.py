@@ -822,3 +822,23 @@ def test_terminal_shows_a_bar_that_goes_when_done_or_left(until, monkeypatch):
             break
     assert "\rfit:   0%|" in terminal.getvalue() and terminal.getvalue().endswith("\r")
     assert "\n" not in terminal.getvalue()
+
+
+def test_rehearsal_takes_a_few_steps_and_tells_what_the_others_would_take(monkeypatch, tmp_path):
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setenv("TS_REHEARSE", str(tmp_path / "told"))
+
+    def taken(total, first, **how):
+        done = []
+        for step in progress.progress(range(first, total), "fit", total, first, **how):
+            clock[0] += 1.0 + 2.0 * (step == first)
+            done.append(step)
+        return done
+
+    assert taken(100, 0, long=10) == list(range(6))
+    assert taken(104, 4, long=10) == list(range(4, 10))
+    assert taken(3, 0, long=1) == list(range(3))
+    assert taken(50, 0) == list(range(50))  # no training
+    rest = 10 * 3 + 90 * 1 - 8
+    assert [float(line) for line in (tmp_path / "told").read_text().split()] == [rest, rest, 0]

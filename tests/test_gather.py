@@ -15,7 +15,11 @@ def made(folder, seed=0, scale="book", loss=0.0, **parameters):
     arms = "ab" if settings["only"] is None else "ab"[settings["only"]]
     values = loss + 10 * seed + np.arange(2.0) + 100 * np.array(["ab".index(arm) for arm in arms])[:, None]
     results = xr.Dataset(
-        {"loss": (("arm", "seed"), values, {"units": "1", "long_name": "loss"})},
+        {
+            "loss": (("arm", "seed"), values, {"units": "1", "long_name": "loss"}),
+            "map": ("arm", values.mean(1), {"units": "1", "long_name": "one a run, whatever it repeats"}),
+            "T": ((), 5, {"units": "steps", "long_name": "the same in all"}),
+        },
         {"arm": ("arm", list(arms), {"long_name": "arm"})},
     )
     measured = {quantity.name: [settings["lr"]] * 100 for quantity in read_claims()[CLAIM].quantities}
@@ -38,6 +42,8 @@ def test_what_was_swept_becomes_a_dimension_and_seeds_become_repetitions(tmp_pat
     assert joined.lr.values.tolist() == [0.1, 10.0] and joined.lr.attrs["long_name"] == "parameter lr"
     assert joined.seed.values.tolist() == [0, 1, 4, 5]
     assert joined.loss.sel(lr=10.0, arm="b", seed=5).item() == 121.0
+    assert joined["map"].sel(lr=0.1, arm="b").values.tolist() == [100.5, 100.5, 120.5, 120.5]
+    assert "seed" not in joined["T"].dims
 
 
 def test_page_has_a_panel_for_each_claim_and_a_row_for_each_run(tmp_path):

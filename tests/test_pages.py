@@ -44,7 +44,7 @@ def test_prose_that_says_what_was_measured_is_no_contradiction_and_what_says_oth
     assert pages.contradictions(CLAIMS, found(), README) == []
     wrong = pages.contradictions(CLAIMS, found(verdict="not reproduced"), README)
     assert any(SAYS in line for line in wrong)
-    assert "README.md has other verdicts than the records: make readme writes its table anew" in wrong
+    assert "README.md has other verdicts or numbers than the records: make readme writes them anew" in wrong
 
 
 @pytest.mark.parametrize("how", UNCOUNTED)
@@ -77,9 +77,8 @@ def test_readme_takes_its_verdicts_from_the_records_that_count_or_else_from_the_
     assert re.search(line, text)
     assert "not reproduced" not in text
     assert pages.contradictions(CLAIMS, found(), text)[-1].startswith("README.md has other verdicts")
-    before, after = re.split(r"<!-- verdicts, .*<!-- end of verdicts -->", README, flags=re.S)
-    assert text.startswith(before)  # every word outside the table stays
-    assert text.endswith(after)
+    written = re.compile(r"<!-- (\w+), written .*?<!-- end of \1 -->", re.S)
+    assert written.sub("", text) == written.sub("", README)  # every other word stays
     assert text.count("| paper |") == 1
     with pytest.raises(ValueError, match="must have one place for verdicts"):
         pages.readme("# Bare\n", CLAIMS, {})
@@ -211,11 +210,11 @@ def test_pages_are_of_the_chapters_that_the_toc_lists_whatever_else_lies_beside_
 
 def test_stress_is_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    assert pages.stress() == "Not recorded yet.\n"
+    assert pages.noted("stress") == "Not recorded yet.\n"
     row = {"what": "kill -9", "tried": 300, "bad": 0, "of": "lost"}
     for commit, shown in ((None, "unknown"), ("0123456" * 5, "0123456")):
         (tmp_path / "stress.json").write_text(json.dumps({"commit": commit, "rows": [row]}))
-        assert f"| kill -9 | 300 | lost: 0 |\n\nAt commit {shown}.\n" in pages.stress()
+        assert f"| kill -9 | 300 | lost: 0 |\n\nAt commit {shown}.\n" in pages.noted("stress")
 
 
 def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
@@ -226,3 +225,26 @@ def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path)
     with pytest.raises(ValueError, match="needs a section Departures"):
         pages.assumptions(["bare"])
+
+
+def test_costs_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    assert pages.noted("costs") == "Not recorded yet.\n"
+    (tmp_path / "costs.json").write_text(json.dumps({"doe2020/leak": [20.0, 40.0], "doe2020/gate": [140.0, 100.0]}))
+    made = pages.noted("costs")
+    assert "| doe2020/leak | 20 | 40 | 0.50 |\n| doe2020/gate | 140 | 100 | 1.40 |" in made
+    assert made.endswith("Within a factor of 1.5: 1 of 2.\n")
+
+
+def test_findings_have_the_numbers_of_the_records_and_every_claim_a_link_in_the_strip(tmp_path, monkeypatch):
+    (tmp_path / "findings.md").write_text("Found in {C2-taus_recovered} ([here](notebooks/x.md)).\n")
+    monkeypatch.setattr(pages, "FINDINGS", tmp_path / "findings.md")
+    told = "Found in {} ([here](notebooks/x.md)).\n".format("100 % [96, 100]".replace(" ", "\N{NO-BREAK SPACE}"))
+    assert pages.findings(CLAIMS, found()) == told
+    assert pages.findings(CLAIMS, {}) == "Found in – ([here](notebooks/x.md)).\n"
+    assert told not in pages.readme(README, CLAIMS, found())  # no recorded run's
+    assert told in pages.readme(README, CLAIMS, found(archived="partly"))
+    link = '<a class="verdict not-reproduced" href="verdicts.html#C2" title="C2: not reproduced">C2</a>'
+    made = pages.strip(CLAIMS, found(verdict="not reproduced"))
+    assert link in made
+    assert made.count('href="verdicts.html#') == len(CLAIMS)

@@ -50,8 +50,8 @@ def test_what_is_no_record_is_refused(path, capsys):
 
 def test_answers_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    assert pages.reproduced() == "None was made again yet.\n"
+    assert pages.noted("reproduced") == "None was made again yet.\n"
     (tmp_path / "reproduced.json").write_text(
         json.dumps({"doe2020/leak, paper": ["identical", "commit 1234567", 3600]})
     )
-    assert "| doe2020/leak, paper | identical | commit 1234567 | 3,600 |" in pages.reproduced()
+    assert "| doe2020/leak, paper | identical | commit 1234567 | 3,600 |" in pages.noted("reproduced")

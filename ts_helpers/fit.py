@@ -218,7 +218,7 @@ class _Run:
         modes = [(module, module.training) for module in rows.base.modules()]
         rows.base.train()
         try:
-            for step in progress(range(now.step, total), name, total, now.step):
+            for step in progress(range(now.step, total), name, total, now.step, len(self.points)):
                 self.evaluate()
                 if now.over:
                     break

@@ -64,6 +64,7 @@ def gather(records: Sequence[Record], first: int | None = None) -> xr.Dataset:
         texts = {name: c.astype(object) for name, c in each.coords.items() if c.dtype.kind in "UT"}  # not to be cut
         each = each.assign_coords(texts)
         if n := each.sizes.get("seed"):
+            each = each.assign({name: each[name].expand_dims(seed=n) for name in _once(record, records)})
             numbers = n * (given["seed"] - first) + np.arange(n)
             each = each.assign_coords(seed=("seed", numbers, {"units": "1", "long_name": "index of the repetition"}))
         for name in (name for name in names if name != "only" and name not in each.dims):
@@ -73,6 +74,14 @@ def gather(records: Sequence[Record], first: int | None = None) -> xr.Dataset:
             raise ValueError(f"records must differ in a parameter, got two with {dict(zip(names, place, strict=True))}")
         made[place] = each
     return xr.merge(made.values(), join="outer", compat="no_conflicts", combine_attrs="drop_conflicts")
+
+
+def _once(record: Record, records: Sequence[Record]) -> list[Any]:
+    """Return what there is once a run, and not the same with other seeds: it stands at each of its repetitions."""
+    given = _given(record.provenance) | {"seed": None}
+    others = [other.results for other in records if _given(other.provenance) | {"seed": None} == given]
+    of = {name: values for name, values in record.results.data_vars.items() if "seed" not in values.dims}
+    return [name for name, values in of.items() if not all(values.equals(other.get(name)) for other in others)]
 
 
 def archive(records: Sequence[Record]) -> Path:

@@ -97,7 +97,7 @@ def _slim_icons(static, pages):
 
 
 def _repair_html(app, exception):
-    """Apply REPAIRS to every built page; say how large figures are, so that text does not jump when they come."""
+    """Apply REPAIRS to every built page, say how large figures are, so that text does not jump; list the pages."""
     if exception or app.builder.format != "html":
         return
     sizes = _slim_images(Path(app.outdir) / "_images")
@@ -116,6 +116,10 @@ def _repair_html(app, exception):
         text = re.sub(r'(<img [^>]*src="[^"]*_images/([^"/]+)")', sized, text)
         page.write_text(text)
     _slim_icons(Path(app.outdir) / "_static", pages)
+    at = [f"{app.config.html_baseurl}{page.relative_to(app.outdir).as_posix()}" for page in sorted(pages)]
+    listed = "".join(f"<url><loc>{html.escape(url)}</loc></url>\n" for url in at)
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+    (Path(app.outdir) / "sitemap.xml").write_text(f"{head}{listed}</urlset>\n")
 
 
 def _describe(app, pagename, templatename, context, doctree):
@@ -126,6 +130,11 @@ def _describe(app, pagename, templatename, context, doctree):
         context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{title}. {book}.">'
 
 
+def _skip(app, what, name, member, skip, options):
+    """Leave PyTorch's own functions out of the API page: a dial that is a sigmoid is one of them."""
+    return skip or not (getattr(member, "__module__", "") or "").startswith("ts_helpers")
+
+
 def setup(app):
     """Connect the repairs."""
     app.connect("config-inited", _only_listed, priority=901)  # after the one that reads _toc.yml
@@ -133,5 +142,6 @@ def setup(app):
     app.connect("html-page-context", _link_to_text, priority=901)
     app.connect("html-page-context", _describe, priority=902)
     app.connect("doctree-read", _link_targets)
+    app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _repair_html)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ts_helpers._checkpoint import TOUCHED
 from ts_helpers.book import claims, figures, records  # chapters take claims and figures from here
 from ts_helpers.book.parameters import SCALES
-from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints, running
+from ts_helpers.book.paths import checkpoint_folder, remove_checkpoints
 
 interval = claims.summary  # by its short name in prose
 Entries = Mapping[str, tuple]
@@ -70,7 +70,7 @@ class Chapter:
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
-        own_name = running(name)
+        own_name = os.environ.get("TS_NOTEBOOK") or name  # it may run in a copy
         self.checkpoints = checkpoint_folder(own_name, self.scale)
         records.folder_to_write(own_name)  # refused now, not after hours of training
         self.made = dict(notebook=own_name, **records.git_state(own_name), data=records.data_digests(self.given))
@@ -109,24 +109,25 @@ class Chapter:
         def judged(of: xr.Dataset, scale: str) -> Iterator[claims.Finding]:
             for claim, each in (quantities or {}).items():
                 named = each if isinstance(each, Mapping) else {quantity.__name__: quantity for quantity in each}
-                parts = {"": of}
+                parts, found, words = {"": of}, dict[str, claims.Finding](), dict[str, str]()
                 for value, pick in (over or {}).get(claim, {}).items():
                     with suppress(KeyError):
                         parts[value] = pick(of)
-                found = {
-                    value: claims.judge(claim, {name: quantity(part) for name, quantity in named.items()}, scale,
-                                        stand_in=stand_in(part, claim))
-                    for value, part in parts.items()
-                }  # fmt: skip
-                yield replace(found.pop(""), over={value: _row(each) for value, each in found.items()})
+                for value, part in parts.items():
+                    values = {name: quantity(part) for name, quantity in named.items()}
+                    found[value] = one = claims.judge(claim, values, scale, stand_in=stand_in(part, claim))
+                    words[value] = f"{one.words}: {'; '.join(asked[claim].estimates(one).values())}"
+                words.pop("")
+                yield replace(found[""], over=words)
 
-        live, of = [*judged(results, self.scale)], claims.read_claims()
+        asked = claims.read_claims()
+        live = [*judged(results, self.scale)]
         archived = [*judged(recorded.results, "paper")] if recorded else []
         told = {"recorded": recorded.line() if recorded else "No paper-scale run is recorded."}
         for finding, suffix in [(f, "-live") for f in live] + [(f, "") for f in archived or live]:
             told[f"{finding.claim}-verdict{suffix}"] = finding.words
-            for measured, quantity in zip(finding.measured, of[finding.claim].quantities, strict=True):
-                told[f"{finding.claim}-{quantity.name}{suffix}"] = measured.describe(quantity.statistic)
+            estimates = asked[finding.claim].estimates(finding)
+            told |= {f"{finding.claim}-{name}{suffix}": estimate for name, estimate in estimates.items()}
         for key, text in told.items():
             glue(key, text, display=False)
         which = f"{'the recorded run' if recorded else 'the run of this page'} ({size(best)})"
@@ -144,12 +145,11 @@ class Chapter:
         made = self.made | dict(scale=self.scale, seed=self.seed, device=device, start=self.start)
         made |= dict(parameters=self.given, settings=vars(self.settings), threads=torch.get_num_threads())
         made["seconds"] = round(max(trained, time.perf_counter() - self.clock), 1)
-        at = self.checkpoints
+        at, by_runner = self.checkpoints, "TS_CHECKPOINTS" in os.environ
         own = sorted(f.relative_to(at).as_posix() for f in TOUCHED if f.is_relative_to(at))
-        if "TS_CHECKPOINTS" in os.environ:  # the runner removes them, once the executed notebook is in its place
-            made["checkpoints"] = own
+        made |= {"checkpoints": own} if by_runner else {}  # it removes them once the executed notebook is in its place
         records.save(made, results.drop_vars("seconds", errors="ignore"), *self.judged)
-        if "checkpoints" not in made:
+        if not by_runner:
             remove_checkpoints(own, at)
 
 
@@ -192,12 +192,6 @@ def _labelled(name: str, *entry: Any) -> tuple[Any, Any, dict[str, str]]:
     dims, values, long_name, *units = entry if isinstance(entry[0], str) else (name, *entry)
     label = {"units": units[0] if units else "1"} if units or np.asarray(values).dtype.kind not in "OUS" else {}
     return dims.split(), values, label | {"long_name": long_name}
-
-
-def _row(finding: claims.Finding) -> str:
-    asked = claims.read_claims()[finding.claim].quantities
-    told = [m.describe(q.statistic) for m, q in zip(finding.measured, asked, strict=True)]
-    return f"{finding.words}: {'; '.join(told)}"
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

@@ -1,10 +1,9 @@
-"""Claims as data: quantities over seeds, 95 % intervals, verdicts by criteria, plans to decide; no record, no page."""
+"""Claims as data: quantities over seeds, 95 % intervals, verdicts by criteria; no record, no page."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,6 @@ from numpy.typing import ArrayLike
 from ts_helpers.book.paths import CLAIMS
 
 CONFIDENCE = 0.95
-CHANCE, TRIES, MOST = 0.9, 400, 100_000  # of a plan: to decide; records drawn to tell; values at the very most
 STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
 Values = ArrayLike | Mapping[Any, ArrayLike]  # one a seed; of several strata (teachers, tasks) a mapping, by stratum
@@ -98,6 +96,12 @@ class Claim:
         if self.planned is not None and not (isinstance(self.planned, int) and self.planned >= self.min_seeds):
             raise ValueError(f"planned must be a whole number, at least min_seeds, got {self.planned!r}")
 
+    def estimates(self, finding: "Finding | None", none: str = "") -> dict[str, str]:
+        """Return, by the names of the quantities, what was measured for a reader; ``none`` without a finding."""
+        measured = finding.measured if finding else [None] * len(self.quantities)
+        both = zip(self.quantities, measured, strict=True)
+        return {quantity.name: of.describe(quantity.statistic) if of else none for quantity, of in both}
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -167,7 +171,7 @@ def interval(values: Values, statistic: str) -> tuple[float, float, float]:
     Of several strata the estimate is that of all values; each is resampled by itself, unless one has a single value.
     The interval of a rate stays as it is: it errs to wide, for hits of unequal chances stray less (Hoeffding 1956).
     """
-    x = np.concatenate(parts := _strata(values))
+    x = np.concatenate(parts := strata_of(values))
     if x.size == 0 or not np.isfinite(x).all():
         raise ValueError(f"values must be finite numbers, at least one, got {x.size}")
     if statistic == "rate":
@@ -183,63 +187,10 @@ def interval(values: Values, statistic: str) -> tuple[float, float, float]:
     return float(function(x)), float(ends.low), float(ends.high)
 
 
-def _strata(values: Values) -> list[np.ndarray]:
+def strata_of(values: Values) -> list[np.ndarray]:
     """Return the values of each stratum; all together where one has a single value, which resampling cannot vary."""
     parts = [np.asarray(part, float).ravel() for part in (values.values() if isinstance(values, Mapping) else [values])]
     return parts if min((part.size for part in parts), default=0) > 1 else [np.concatenate([*parts, []])]
-
-
-def plan(quantity: Quantity, values: Values, affordable: int) -> tuple[int | None, int | None]:
-    """Return how many values decide a quantity with 90 % chance, None if more than affordable; and how many do at all.
-
-    The second is None beyond 100,000. To decide is to say of the criterion what today's estimate says, new values being
-    like these. The chance is exact for a rate; else it is the share of 400 records, drawn from the values, whose own
-    bootstrap says it, the number is found to 2 %, and it is at least five: of four values, the ends enclose the median
-    in 7 of 8 cases, which is no 95 %. Numbers are of all strata together, each of which has its equal part.
-    """
-    estimate, parts = interval(values, quantity.statistic)[0], _strata(values)
-    holds, strata = quantity.holds(estimate, estimate), len(parts)
-    if quantity.statistic == "rate":
-        n = np.arange(strata, MOST + 1, strata)
-        needed = next(iter(n[_chances(quantity, estimate, n) >= CHANCE].tolist()), MOST + 1)
-    else:
-        decides, first = partial(_decides, quantity, parts, holds), max(-(-5 // strata), 2)
-        while strata * (last := 2 * first) <= MOST and not decides(last):
-            first = last
-        steps = [*range(first, last, first // 50 + 1), last]
-        needed = strata * steps[bisect_left(steps, True, hi=len(steps) - 1, key=decides)]
-    return needed if needed <= min(affordable, MOST) else None, needed if needed <= MOST else None
-
-
-def _chances(quantity: Quantity, rate: float, n: np.ndarray) -> np.ndarray:
-    """Return the chance, for each n, that the exact interval of n values says of the criterion what the rate says."""
-    (least, most), binom, tail = quantity.range, scipy.stats.binom, (1 - CONFIDENCE) / 2
-    if quantity.holds(rate, rate):  # up to so many hits the upper end is in the range, beyond so many the lower one
-        up_to = binom.ppf(tail, n, most) - 1 if most < 1 else n
-        return binom.cdf(up_to, n, rate) - (binom.cdf(binom.isf(tail, n, least), n, rate) if least > 0 else 0)
-    below = binom.cdf(binom.ppf(tail, n, least) - 1, n, rate) if least > 0 else np.zeros(n.shape)
-    return below + (binom.sf(binom.isf(tail, n, most), n, rate) if most < 1 else 0)
-
-
-def _decides(quantity: Quantity, parts: list[np.ndarray], holds: bool | None, each: int) -> bool:
-    """Return whether enough of the records, drawn with so many values of each stratum, say ``holds``."""
-    rng, wrong = np.random.default_rng(0), 0
-    for _ in range(TRIES):
-        drawn = (rng.multinomial(each, np.full(part.size, 1 / part.size)) for part in parts)
-        counts = np.concatenate([rng.multinomial(each, of / each, TRIES) for of in drawn], -1)
-        made, tail = _of_counts(np.concatenate(parts), counts, quantity.statistic), (1 - CONFIDENCE) / 2
-        wrong += quantity.holds(*np.quantile(made, [tail, 1 - tail]).tolist()) is not holds
-        if wrong > (1 - CHANCE) * TRIES:
-            return False
-    return True
-
-
-def _of_counts(x: np.ndarray, counts: np.ndarray, statistic: str) -> np.ndarray:
-    """Return the mean or median of the samples in which each value comes as often as a row of counts says."""
-    if statistic == "mean":
-        return counts @ x / counts[0].sum()
-    n, up_to, x = counts[0].sum(), counts[:, order := np.argsort(x)].cumsum(-1), x[order]
-    return (x[(up_to < (n + 1) // 2).sum(-1)] + x[(up_to < n // 2 + 1).sum(-1)]) / 2
 
 
 def judge(
@@ -275,7 +226,7 @@ def judge(
 
 
 def _measure(quantity: Quantity, values: Values) -> Measured:
-    x = np.concatenate(_strata(values))
+    x = np.concatenate(strata_of(values))
     if wild := int((~np.isfinite(x)).sum()):
         return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
     estimate, low, high = interval(values, quantity.statistic)

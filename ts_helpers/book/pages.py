@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, Finding, Verdict, read_claims, table
@@ -25,9 +25,10 @@ PAPERS = {
 }
 VERDICTS = "|".join(get_args(Verdict))
 PROSE = re.compile(rf"^% prose (\w+): ({VERDICTS})$", re.M)
-README = ROOT / "README.md"
+README, FINDINGS = ROOT / "README.md", ROOT / "book" / "findings.md"
 ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth"]
-README_TABLE = re.compile(r"(<!-- verdicts, written by make readme -->\n).*?(<!-- end of verdicts -->)", re.S)
+WRITTEN = r"(<!-- {0}, written by make readme -->\n).*?(<!-- end of {0} -->)"
+NUMBER = re.compile(r"\{(\w+)-(\w+)\}")  # of a finding: a claim's quantity
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
 
 
@@ -38,8 +39,7 @@ def chapters() -> list[str]:
 
 def records(claims: dict[str, Claim]) -> dict[str, Record]:
     """Return the record of every chapter that has claims and was run."""
-    chapters = dict.fromkeys(claim.chapter for claim in claims.values())
-    folders = {chapter: record_folder(chapter) for chapter in chapters}
+    folders = {claim.chapter: record_folder(claim.chapter) for claim in claims.values()}
     return {chapter: load(at) for chapter, at in folders.items() if (at / "provenance.json").is_file()}
 
 
@@ -68,26 +68,17 @@ def changed(claim: Claim, found: dict[str, Record]) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def estimates(claim: Claim, finding: Finding | None, none: str) -> list[str]:
-    """Return what was measured for each quantity of a claim."""
-    if finding is None:
-        return [none] * len(claim.quantities)
-    return [m.describe(q.statistic) for m, q in zip(finding.measured, claim.quantities, strict=True)]
-
-
 def earlier(claim: Claim) -> list[str]:
     """Return of each earlier edition of a claim, in the order of events, verdict, reason of the change, what stood."""
     told = []
     for n, edition in enumerate(claim.editions):
         after = next((later.quantities for later in claim.editions[n + 1 :] if later.quantities), claim.quantities)
         asked = [f"{q.meaning.partition('; ')[0]}, {q.words}" for q in edition.quantities if q not in after]
-        words = [f"{ORDINALS[n]} edition: {edition.verdict}. Changed because {edition.reason}."]
-        words += [f"It claimed: {edition.claim}"] if edition.claim else []
-        words += [f"It cited {edition.source}."] if edition.source else []
-        words += [f"It measured: {'; '.join(asked)}."] if asked else []
-        words += [f"It asked for {edition.min_seeds} runs."] if edition.min_seeds else []
-        words += [f"It had {edition.planned} runs planned."] if edition.planned else []
-        told.append(" ".join(words))
+        stood: dict[str, Any] = {"claimed: {}": edition.claim, "cited {}.": edition.source}
+        stood |= {"measured: {}.": "; ".join(asked), "asked for {} runs.": edition.min_seeds}
+        stood["had {} runs planned."] = edition.planned
+        words = "".join(f" It {text.format(what)}" for text, what in stood.items() if what)
+        told.append(f"{ORDINALS[n]} edition: {edition.verdict}. Changed because {edition.reason}.{words}")
     return told
 
 
@@ -107,8 +98,7 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
                 row = [verdict, f"{runs}, {planned}" if planned else runs, finding.scale + given]
             text = f"{claim.claim} *({claim.source})*"
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, figure])
-            shown = zip(claim.quantities, estimates(claim, finding, ""), strict=True)
-            measured += [[claim.id, quantity.meaning, quantity.words, estimate] for quantity, estimate in shown]
+            measured += [[claim.id, q.meaning, q.words, claim.estimates(finding)[q.name]] for q in claim.quantities]
             over = finding.over.items() if finding else ()
             measured += [[claim.id, f"the same, {value}", "", words] for value, words in over]
             measured += [[claim.id, told, "", ""] for told in earlier(claim)]
@@ -126,6 +116,25 @@ def editions(claims: dict[str, Claim], found: dict[str, Record]) -> str:
     return table(["first edition", "now", "claims"], [[*both, ", ".join(ids)] for both, ids in sorted(groups.items())])
 
 
+def findings(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return ``book/findings.md`` with its numbers."""
+
+    def number(name: re.Match) -> str:
+        return claims[name[1]].estimates(finding_of(claims[name[1]], found), "–")[name[2]]
+
+    return NUMBER.sub(number, FINDINGS.read_text())
+
+
+def strip(claims: dict[str, Claim], found: dict[str, Record]) -> str:
+    """Return all verdicts in a line a paper: the claims' ids, which link to them, in the look of their verdict."""
+    rows = []
+    for title, mine in by_paper(claims).items():
+        told = [(claim, f.verdict if (f := finding_of(claim, found)) else "not run yet") for claim in mine]
+        link = '<a class="verdict {}" href="verdicts.html#{id}" title="{id}: {}">{id}</a>'
+        rows.append([title, " ".join(link.format(word.replace(" ", "-"), word, id=claim.id) for claim, word in told)])
+    return table(["paper", "claims"], rows)
+
+
 def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, str]:
     """Return what chapters include: by chapter the table of its claims; by id what was measured for a claim."""
     made: dict[str, str] = {}
@@ -136,15 +145,15 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
         row = [claim.id, claim.claim, claim.source, f"{{numref}}`{claim.figure}`", verdict]
         lists[claim.chapter] = [*lists.get(claim.chapter, []), row]
         # of a meaning, what is before the semicolon: after it the criterion is explained
-        columns = [[q.meaning.partition("; ")[0] for q in claim.quantities], [q.words for q in claim.quantities]]
-        head = [claim.id, "criterion"]
+        columns = {claim.id: [q.meaning.partition("; ")[0] for q in claim.quantities]}
+        columns["criterion"] = [q.words for q in claim.quantities]
+        if record and record.archived:
+            columns["recorded"] = [*claim.estimates(record.archived.get(claim.id), "–").values()]
         if record:
-            both = {"recorded": record.archived, "this run": record.findings}
-            for title, of in both.items() if record.archived else [("measured", record.findings)]:
-                head.append(title)
-                columns.append(estimates(claim, of.get(claim.id), "–"))
-        planned = f" Planned: {claim.planned} runs." if claim.planned else ""
-        made[claim.id] = f"{table(head, list(zip(*columns, strict=True)))}\n**{claim.id}: {verdict}.**{planned}\n"
+            title = "this run" if record.archived else "measured"
+            columns[title] = [*claim.estimates(record.findings.get(claim.id), "–").values()]
+        planned, rows = f" Planned: {claim.planned} runs." if claim.planned else "", zip(*columns.values(), strict=True)
+        made[claim.id] = f"{table([*columns], [*rows])}\n**{claim.id}: {verdict}.**{planned}\n"
         if finding and finding.over:
             made[claim.id] += "\n" + table([f"{claim.id}, over a choice", "verdict"], [*finding.over.items()])
         made[claim.id] += "".join(f"\n{told[0].upper()}{told[1:]}\n" for told in earlier(claim))
@@ -172,22 +181,25 @@ def times(names: list[str]) -> str:
     return table(["notebook", "scale", "seconds"], rows)
 
 
-def stress() -> str:
-    """Return what was done to the book on purpose, how often, and how often it was not up to it."""
-    if not (path := RESULTS / "stress.json").exists():
-        return "Not recorded yet.\n"
+def noted(name: str) -> str:
+    """Return what is noted below ``results/``: ``stress``, what was ``reproduced``, or ``costs`` foreseen."""
+    path, below = RESULTS / f"{name}.json", ""
+    if not path.exists():
+        return "None was made again yet.\n" if name == "reproduced" else "Not recorded yet.\n"
     made = json.loads(path.read_text())
-    rows = [[row["what"], f"{row['tried']:,}", f"{row['of']}: {row['bad']}"] for row in made["rows"]]
-    at = (made["commit"] or "unknown")[:7]  # whole, it is wider than a phone
-    return f"{table(['what was done', 'times', 'with what loss'], rows)}\nAt commit {at}.\n"
-
-
-def reproduced() -> str:
-    """Return what came of records that were made again."""
-    if not (path := RESULTS / "reproduced.json").exists():
-        return "None was made again yet.\n"
-    rows = [[name, *words, f"{seconds:,}"] for name, (*words, seconds) in json.loads(path.read_text()).items()]
-    return table(["record", "made again, it is", "with", "seconds"], rows)
+    if name == "stress":
+        head = ["what was done", "times", "with what loss"]
+        rows = [[row["what"], f"{row['tried']:,}", f"{row['of']}: {row['bad']}"] for row in made["rows"]]
+        below = f"\nAt commit {(made['commit'] or 'unknown')[:7]}.\n"  # whole, it is wider than a phone
+    elif name == "reproduced":
+        head = ["record", "made again, it is", "with", "seconds"]
+        rows = [[record, *words, f"{seconds:,}"] for record, (*words, seconds) in made.items()]
+    else:
+        head = ["notebook", "expected, seconds", "took", "ratio"]
+        rows = [[of, f"{told:.0f}", f"{took:.0f}", f"{told / took:.2f}"] for of, (told, took) in made.items()]
+        near = sum(1 / 1.5 <= told / took <= 1.5 for told, took in made.values())
+        below = f"\nWithin a factor of 1.5: {near} of {len(made)}.\n"
+    return table(head, rows) + below
 
 
 def said(claim: Claim) -> list[str]:
@@ -202,7 +214,10 @@ def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
 
 
 def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str:
-    """Return the README, its verdicts anew: the prose's where no record counts; ValueError: not one place for them."""
+    """Return the README, its verdicts and findings anew, of recorded runs; ValueError: it has not one place for each.
+
+    Where no record counts, verdicts are the prose's; where findings are not all of recorded runs, they stay.
+    """
     rows = []
     for title, mine in by_paper(claims).items():
         for chapter in dict.fromkeys(claim.chapter for claim in mine):
@@ -211,10 +226,15 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
                 listed = ", ".join(f"{name} {word}" for name, word in words.items())
                 rows.append([title, listed, f"[{heading[1]}](notebooks/{chapter}.md)"])
                 title = ""
-    made = table(["paper", "claims and verdicts", "chapter"], rows)
-    text, places = README_TABLE.subn(lambda marks: marks[1] + made + marks[2], text)
-    if places != 1:
-        raise ValueError(f"README.md must have one place for verdicts, {README_TABLE.pattern!r}, it has {places}")
+    made = {"verdicts": table(["paper", "claims and verdicts", "chapter"], rows)}
+    named = [claims[name] for name, _ in NUMBER.findall(FINDINGS.read_text())]
+    if all(claim.chapter in found and claim.id in found[claim.chapter].archived for claim in named):
+        made["findings"] = findings(claims, found)
+    for name, part in made.items():
+        around = re.split(WRITTEN.format(name), text, flags=re.S)
+        if len(around) != 4:
+            raise ValueError(f"README.md must have one place for {name}, {WRITTEN.format(name)!r}")
+        text = "".join([*around[:2], part, *around[2:]])
     return text
 
 
@@ -228,7 +248,7 @@ def contradictions(claims: dict[str, Claim], found: dict[str, Record], text: str
         elif verdict not in (None, words[0]):
             wrong.append(f"{where} says {words[0]} of {claim.id}, the record says {verdict}: rewrite that paragraph")
     if readme(text, claims, found) != text:
-        wrong.append("README.md has other verdicts than the records: make readme writes its table anew")
+        wrong.append("README.md has other verdicts or numbers than the records: make readme writes them anew")
     return wrong
 
 
@@ -242,8 +262,11 @@ def main() -> int:
         if parser.parse_args().readme:
             README.write_text(readme(text, claims, found))
             return 0
-        made = {"verdicts.md": verdicts(claims, found), "assumptions.md": assumptions(names), "times.md": times(names)}
-        made |= {"stress.md": stress(), "reproduced.md": reproduced(), "editions.md": editions(claims, found)}
+        made = {"verdicts.md": verdicts(claims, found), "editions.md": editions(claims, found)}
+        told = re.sub(r"\]\((notebooks/.+?)\.md\)", r"](../\1.ipynb)", findings(claims, found))
+        made |= {"findings.md": told, "strip.md": strip(claims, found)}
+        made |= {"assumptions.md": assumptions(names), "times.md": times(names)}
+        made |= {f"{name}.md": noted(name) for name in ("stress", "reproduced", "costs")}
         wrong = contradictions(claims, found, text)
     except ValueError as error:
         print(f"cannot make the pages: {error}", file=sys.stderr)

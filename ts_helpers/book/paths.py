@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -14,11 +16,6 @@ RESULTS = ROOT / "results"
 CLAIMS = ROOT / "book" / "claims.yml"
 PACKAGES = ("torch", "numba", "numpy", "scipy", "xarray", "matplotlib")  # their versions can change results
 RECORD = ("results.nc", "claims.json", "provenance.json")  # the last has the digests of the others
-
-
-def running(notebook: str) -> str:
-    """The name of the notebook that runs, ``$TS_NOTEBOOK``: a chapter copied to another; else the one given."""
-    return os.environ.get("TS_NOTEBOOK") or notebook
 
 
 def record_folder(notebook: str) -> Path:
@@ -34,6 +31,11 @@ def archive_files(notebook: str) -> tuple[Path, Path]:
 def checkpoint_folder(notebook: str, scale: str) -> Path:
     """Where a notebook keeps a long training's state, to go on from: below ``$TS_CHECKPOINTS``, or in ``_build``."""
     return Path(os.environ.get("TS_CHECKPOINTS") or ROOT / "_build" / "checkpoints") / scale / notebook
+
+
+def versions() -> dict[str, str]:
+    """Return the version of each package that can change results, and of Python."""
+    return {name: version(name) for name in PACKAGES} | {"python": python_version()}
 
 
 def digest(*parts: str | Path) -> str:

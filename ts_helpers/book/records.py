@@ -4,22 +4,21 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import xarray as xr
 
+from ts_helpers.book import paths
 from ts_helpers.book.claims import Finding, Measured, Verdict
-from ts_helpers.book.paths import PACKAGES, RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
+from ts_helpers.book.paths import RECORD, ROOT, archive_files, digest, in_the_way, locked, record_folder
 
-PART = ("only", "only_run", "hours")  # parameters that say which part of a whole was made; records have the last two
+PART = ("only", "only_run", "hours")  # parameters that say which part was made; the last two of old records
 MADE: dict[str, Any] = {
     **dict(notebook=str, scale=str, seed=int, device=str, start=str, threads=int, seconds=float | int),
     **dict(commit=str | None, dirty=bool | None, parameters=dict, settings=dict, packages=dict, sha256=dict),
@@ -93,9 +92,8 @@ def save(made: dict[str, Any], results: xr.Dataset, findings: Sequence[Finding],
     results.to_netcdf(netcdf := io.BytesIO(), engine="h5netcdf")  # in memory: of a full disk HDF5 tells at length
     lists = {"findings": [*map(asdict, findings)], "kept_findings": [*map(asdict, archived)]}
     content = {"results.nc": netcdf.getvalue(), "claims.json": as_json(lists)}
-    packages = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     digests = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    content["provenance.json"] = as_json(made | {"packages": packages, "sha256": digests})
+    content["provenance.json"] = as_json(made | {"packages": paths.versions(), "sha256": digests})
     (parent := record_folder(made["notebook"]).parent).mkdir(parents=True, exist_ok=True)
     with locked(parent):
         folder = folder_to_write(made["notebook"])
@@ -139,11 +137,7 @@ def archived(notebook: str) -> Record | None:
     results, made = archive_files(notebook)
     if not results.exists() and not made.exists():
         return None
-    try:
-        whole = json.loads(made.read_text())["sha256"]["results.nc"] == digest(results)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
+    if not results.is_file() or paths.read_digests(made).get(RECORD[0]) != digest(results):
         raise ValueError(f"{results} and {made.name} do not belong together, or one is damaged")
     return Record(_results(results), _provenance(made))
 

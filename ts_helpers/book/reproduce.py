@@ -1,20 +1,17 @@
 """Execute again what made a record, at the commit that made it, and say what came out otherwise."""
 
-import io
 import json
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from platform import python_version
 
 import numpy as np
 import xarray as xr
 
-from ts_helpers.book.paths import RECORD, RESULTS, ROOT
+from ts_helpers.book.paths import RECORD, RESULTS, ROOT, versions
 from ts_helpers.book.records import Record, archived, as_json, load
 
 ANSWERS = RESULTS / "reproduced.json"
@@ -36,30 +33,30 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
     """Run all parts of a record again; return what differs, in words, and under which circumstances.
 
     The code is that of the record's commit, if git has it, else this. ``keep`` writes the answer below ``results/``,
-    for *How to rerun* to show. ValueError: no record. RuntimeError: a run fails.
+    for *How to rerun* to show. ValueError: no record, or a run fails.
     """
     record, start, differs = read(path), time.perf_counter(), dict[str, tuple[float, str]]()
-    made = record.provenance
+    made, now = record.provenance, versions()
     with tempfile.TemporaryDirectory() as folder:
-        root = checkout(made["commit"], Path(folder, "code"))
+        root, code = Path(folder, "code"), Path(folder, "code.tar")
+        git = ["git", "archive", "--output", code, made["commit"] or "none"]
+        if known := subprocess.run(git, cwd=ROOT, capture_output=True).returncode == 0:
+            shutil.unpack_archive(code, root, filter="data")
         for number, part in enumerate(record.parts):
             given = part["parameters"] | {"scale": part["scale"], "seed": part["seed"]}
             words = [word for name, value in given.items() if value is not None for word in ("-p", name, str(value))]
             out = Path(folder, str(number))
-            run = [sys.executable, "-m", "ts_helpers.run", made["notebook"], *words, "--out", str(out)]
-            if subprocess.run(run, cwd=root or ROOT).returncode:
-                raise RuntimeError(f"{made['notebook']} cannot be run again, see above")
+            run = [sys.executable, "-m", "ts_helpers.run", made["notebook"], *words, "--out", out]
+            if subprocess.run(run, cwd=root if known else ROOT).returncode:
+                raise ValueError(f"{made['notebook']} cannot be run again, see above")
             again = xr.load_dataset(out / made["notebook"] / RECORD[0], engine="h5netcdf")
             if part["seed"] != made["seed"]:  # its repetitions are numbered on from those of the first seed
-                again = again.assign_coords(
-                    seed=np.arange(n := again.sizes["seed"]) + n * (part["seed"] - made["seed"])
-                )
+                n = again.sizes["seed"]
+                again = again.assign_coords(seed=np.arange(n) + n * (part["seed"] - made["seed"]))
             differs |= compare(record.results, again)
-    packages = [
-        f"{name} {installed(name)}, not {was}" for name, was in made["packages"].items() if installed(name) != was
-    ]
-    commit = f"commit {made['commit'][:7]}" if root else f"this code, as git has no commit {made['commit']}"
-    answer = words_for(differs), "; ".join([commit + ", changed" * bool(made["dirty"]), *packages])
+    others = [f"{name} {now.get(name)}, not {was}" for name, was in made["packages"].items() if now.get(name) != was]
+    commit = f"commit {made['commit'][:7]}" if known else f"this code, as git has no commit {made['commit']}"
+    answer = words_for(differs), "; ".join([commit + ", changed" * bool(made["dirty"]), *others])
     if keep:
         told = json.loads(ANSWERS.read_bytes()) if ANSWERS.exists() else {}
         told[f"{made['notebook']}, {made['scale']}"] = [*answer, round(time.perf_counter() - start)]
@@ -67,31 +64,11 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
     return answer
 
 
-def checkout(commit: str | None, folder: Path) -> Path | None:
-    """Put the code of a commit into a folder; None if git has none."""
-    made = subprocess.run(["git", "archive", commit or "none"], cwd=ROOT, capture_output=True)
-    if made.returncode:
-        return None
-    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
-
-
-def installed(name: str) -> str:
-    """Return the version of a package, or of Python."""
-    try:
-        return python_version() if name == "python" else version(name)
-    except PackageNotFoundError:
-        return "none"
-
-
 def compare(recorded: xr.Dataset, again: xr.Dataset) -> dict[str, tuple[float, str]]:
     """Return by how much of its largest value, inf for NaN or text, each variable differs that does, and where."""
-    labels = {name: again[name].values for name in again.indexes if name in recorded.indexes}
     differs = {str(name): (np.inf, "all: not in the record") for name in again.variables if name not in recorded}
     for name in map(str, again.variables.keys() - differs.keys()):
-        one, other = recorded[name], again[name]
-        one = one.reindex({dim: labels[dim] for dim in one.dims if dim in labels})
+        one, other = recorded.reindex_like(again)[name], again[name]
         same = (one.values == other.values) | ((one != one) & (other != other)).values
         if same.all():
             continue

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import itertools
 import json
 import os
 import re
@@ -11,11 +12,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from functools import cache, cached_property, partial
-from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from textwrap import indent
@@ -26,17 +28,20 @@ import jupytext
 import nbformat
 import papermill
 import psutil
+from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 
 from ts_helpers.book import paths
 from ts_helpers.book.claims import read_claims
-from ts_helpers.book.inline import expand
 from ts_helpers.book.parameters import SCALES, Parameter, read_parameters
-from ts_helpers.book.paths import NOTEBOOKS, PACKAGES, RESULTS, ROOT, digest, in_the_way, intact, locked
+from ts_helpers.book.paths import NOTEBOOKS, RESULTS, ROOT, digest, in_the_way, intact, locked, versions
 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
+PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB, but bytes on macOS
 KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
+ROLE = re.compile(r"\{eval\}`([^`]+)`")  # a number in prose: an expression, which is worked out where it stands
 NOTEBOOK = re.compile(rb"(?ms)\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b")
 
 
@@ -44,7 +49,7 @@ class Job:
     """One notebook, the parameters it is to run with, and where what comes out lies: in the book or below ``out``."""
 
     def __init__(self, name: str, given: dict[str, str] | None = None, out: Path | None = None):
-        self.name, self.given, self.parameters = name, given or {}, dict[str, Any]()
+        self.name, self.given = name, given or {}
         self.source = NOTEBOOKS / f"{name}.md"
         self.executed = (out or NOTEBOOKS) / f"{name}.ipynb"
         self.partial = self.executed.with_name(f".{self.executed.stem}.partial.ipynb")  # until it has succeeded
@@ -68,13 +73,14 @@ class Job:
             raise ValueError(f"there must be a parameter scale, there are {', '.join(declared)}")
         return declared
 
-    def read_parameters(self) -> None:
-        """Read the parameters given, each by its own rule; a ValueError names what would be valid."""
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters, those given each read by its own rule; a ValueError names what would be valid."""
         try:
-            declared = self.declared
-            if unknown := [name for name in self.given if name not in declared]:
-                raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(declared)}")
-            self.parameters = {name: declared[name].read(text) for name, text in self.given.items()}
+            own = {name: each.default for name, each in self.declared.items()}
+            if unknown := [name for name in self.given if name not in own]:
+                raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(own)}")
+            return own | {name: self.declared[name].read(text) for name, text in self.given.items()}
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
@@ -96,13 +102,12 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """One digest of all that decides the outputs: text, helpers, claims, versions, parameters, archived runs."""
-        parameters = {name: p.default for name, p in self.declared.items()} | self.parameters
         claims = [repr(claim) for claim in read_claims().values() if claim.chapter == self.name]
         own = [Path(value) for name, value in self.parameters.items() if self.declared[name].is_path and value]
         data = [file for at in own for file in (at, *sorted(at.rglob("*"))) if os.path.isfile(file)]
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in data]
         others = (RESULTS / self.name).parent.glob("*.paper.*")  # a chapter may draw on its paper's
-        text = json.dumps([parameters, claims, [version(name) for name in PACKAGES], files], sort_keys=True)
+        text = json.dumps([self.parameters, claims, versions(), files], sort_keys=True)
         read = [self.source, *self.helpers, *sorted(filter(Path.is_file, others))]
         return digest(text, *[part for path in read for part in (path.relative_to(ROOT).as_posix(), path)])
 
@@ -112,16 +117,14 @@ class Job:
         try:
             notebook = nbformat.read(self.executed, as_version=4)
             made = dict(notebook.metadata["ts"])
-            if "outputs" in made:  # of an edition before
-                parts = [part for f in sorted(self.record.glob("*")) for part in (f.name, f)]
-                return made if made["outputs"] == digest(json.dumps(seen(notebook), sort_keys=True), *parts) else {}
             return made if made.pop("mark") == self.mark(notebook, made) else {}
         except Exception:  # whatever else a file of this name may hold
             return {}
 
     def mark(self, notebook: NotebookNode, made: dict[str, Any]) -> str:
         """Return what tells a notebook as the book made it from one changed since, or copied to another name."""
-        return digest(json.dumps([self.name, seen(notebook), made], sort_keys=True))
+        seen = [(cell.source, cell.get("outputs")) for cell in notebook.cells]
+        return digest(json.dumps([self.name, seen, made], sort_keys=True))
 
     @property
     def is_foreign(self) -> bool:
@@ -137,27 +140,36 @@ class Job:
 
     @property
     def ran(self) -> str:
-        """How long the last run took, and at which scale."""
+        """How long the last run took, and at which scale; and what the next one will take, if that is known."""
         if self.last:
-            return "last run {seconds:g} s at scale {scale}".format(**self.last)
-        return "not as the book made it" if os.path.lexists(self.executed) else "not run yet"
+            return "last run {seconds:g} s at scale {scale}".format(**self.last) + self.expected
+        return ("not as the book made it" if os.path.lexists(self.executed) else "not run yet") + self.expected
+
+    @cached_property
+    def cost(self) -> Path:
+        """Where what it takes on this machine is noted, whichever the seed: seconds, MB, cells that failed."""
+        others = Job(self.name, {name: text for name, text in self.given.items() if name != "seed"})
+        return ROOT / "_build" / "costs" / f"{others.fingerprint[:16]}.json"
+
+    @property
+    def expected(self) -> str:
+        """What a run will take, if it was rehearsed here, in words."""
+        if not self.cost.exists():
+            return ""
+        seconds, megabytes, failed = json.loads(self.cost.read_bytes())
+        told = f", expected to take {seconds / 60:.2g} min and {megabytes / 1000:.1f} GB"
+        return told + f", or more: {failed} cells failed in the rehearsal" * bool(failed)
 
     def effort(self) -> float:
         """Return the seconds of the recorded run, 0 if there is none: what is long must not be left for the end."""
-        try:
+        with suppress(OSError, ValueError, TypeError, KeyError):
             return float(json.loads((RESULTS / f"{self.name}.paper.json").read_bytes())["seconds"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return 0.0
+        return 0.0
 
     def is_current(self) -> bool:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         inputs = self.fingerprint  # in any case: of the text as it was read, whatever is edited until its turn comes
         return bool(self.last) and self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
-
-
-def seen(notebook: NotebookNode) -> list[Any]:
-    """Return what a reader sees of a notebook."""
-    return [(c.source, c.get("outputs")) for c in notebook.cells]
 
 
 def text_of(file: Path) -> str:
@@ -176,6 +188,29 @@ def imported(source: str) -> set[str]:
     names += [f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names]
     parts = [name.split(".") for name in names if name.partition(".")[0] == "ts_helpers"]
     return {".".join(part[: i + 1]) for part in parts for i in range(len(part))}
+
+
+def expand(notebook: NotebookNode) -> NotebookNode:
+    """Return the notebook with a cell before each text that asks for numbers, and their names in the text.
+
+    ``{eval}`tau:.1f``` is what ``f"{tau:.1f}"`` makes of it. Sphinx, which runs nothing, finds it by its name in glue.
+    What stands above the parameters is worked out at the end: there it tells what was found.
+    """
+    made, count, above, last = deepcopy(notebook), itertools.count(), True, list[NotebookNode]()
+    made.cells = []
+    for cell in deepcopy(notebook.cells):
+        if cell.cell_type == "markdown" and (expressions := ROLE.findall(cell.source)):
+            names = {f"eval-{next(count)}": expression for expression in expressions}
+            lines = [f'glue("{name}", f"""{{{expression}}}""", display=False)' for name, expression in names.items()]
+            source = "\n".join(["from myst_nb import glue", *lines])
+            work = new_code_cell(source, id=next(iter(names)), metadata={"tags": ["remove-cell"]})
+            (last if above else made.cells).append(work)
+            for name in names:
+                cell.source = ROLE.sub(f"{{glue:text}}`{name}`", cell.source, count=1)
+        made.cells.append(cell)
+        above = above and "parameters" not in cell.metadata.get("tags", [])
+    made.cells += last
+    return made
 
 
 def execute(job: Job) -> str:
@@ -201,10 +236,9 @@ def execute(job: Job) -> str:
         for part in (notebook, *notebook.cells):  # timings, which differ between equal runs, and this machine's paths
             for key in ("papermill", "execution"):
                 part.metadata.pop(key, None)
-        scale, seconds = job.parameters.get("scale", job.declared["scale"].default), time.perf_counter() - start
+        scale, seconds = job.parameters["scale"], time.perf_counter() - start
         of = {name: told[name] for name in ("scale", "seed") if name in told} | told.get("parameters", {})
-        wanted = {name: parameter.default for name, parameter in job.declared.items()} | job.parameters
-        if any(of.get(name, value) != value for name, value in wanted.items()):
+        if any(of.get(name, value) != value for name, value in job.parameters.items()):
             record = ""  # another run's, at the same time: whoever comes next runs it again
         made = dict(inputs=inputs, record=record, scale=scale, seconds=round(seconds, 1))
         notebook.metadata["ts"] = made | {"mark": job.mark(notebook, made)}
@@ -225,6 +259,30 @@ def execute(job: Job) -> str:
         return f"{type(error).__name__}: {error}"
     finally:
         own.unlink(missing_ok=True)
+
+
+def rehearse(job: Job) -> str:
+    """Note what a run will take here, from a few timed steps of each of its trainings; return "", as `execute` does.
+
+    Trainings that stop early are taken to go on to their end.
+    """
+    start = time.perf_counter()
+    how: dict[str, Any] = dict(kernel_name=KERNEL, language="python", prepare_only=True, progress_bar=False)
+    notebook = papermill.execute_notebook(expand(job.notebook), None, job.parameters, **how)
+    notebook.cells.append(new_code_cell(PEAK))
+    with tempfile.TemporaryDirectory() as folder:
+        (steps := Path(folder, "steps")).touch()
+        os.environ |= dict.fromkeys(("TS_RECORDS", "TS_CHECKPOINTS"), folder)
+        os.environ |= {"TS_NOTEBOOK": job.name, "TS_REHEARSE": str(steps)}
+        at = {"metadata": {"path": str(job.source.parent)}}
+        NotebookClient(notebook, timeout=None, allow_errors=True, kernel_name=KERNEL, resources=at).execute()
+        more = sum(map(float, steps.read_text().split()))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    failed = sum(output.output_type == "error" for output in outputs)
+    job.cost.parent.mkdir(parents=True, exist_ok=True)
+    megabytes = round(int(outputs[-1].text) / 1024)
+    job.cost.write_text(json.dumps([round(time.perf_counter() - start + more, 1), megabytes, failed]))
+    return ""
 
 
 def kill_children() -> None:
@@ -251,8 +309,8 @@ def end_with_runner() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def execute_all(jobs: list[Job], workers: int) -> int:
-    """Run notebooks in processes of their own; return how many failed."""
+def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None = None) -> int:
+    """Run notebooks in processes of their own, by ``work`` in the place of `execute`; return how many failed."""
     failed = 0
     # those that this process may use, in a job on a cluster fewer than there are; macOS does not tell
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -282,7 +340,7 @@ def execute_all(jobs: list[Job], workers: int) -> int:
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_runner) as pool:
             try:
-                running = {pool.submit(execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
+                running = {pool.submit(work or execute, job): job for job in sorted(jobs, key=Job.effort, reverse=True)}
                 for done in as_completed(running):
                     try:
                         problem = done.result()
@@ -350,38 +408,42 @@ def main(argv: list[str] | None = None) -> int:
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
     add("--archive", action="store_true", help="put results below results/, for the book to show; scale paper only")
     add("--reproduce", type=Path, metavar="RECORD", help="run again what made a record, and say what differs")
+    add("--cost", action="store_true", help="say time and memory that runs will take here, from a few timed steps")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
-    if options.reproduce:
-        from ts_helpers.book.reproduce import reproduce  # here: it needs xarray, which the rest starts without
-
-        try:
-            answer, how = reproduce(options.reproduce, options.archive)
-        except (ValueError, RuntimeError) as error:
-            parser.error(f"--reproduce: {error}")
-        print(f"{options.reproduce}: {answer} ({how})")
-        return int(answer.startswith("different"))
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and given.get("scale") != "paper" and not options.reproduce:
+    if options.archive and not options.cost and given.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
     try:
+        if options.reproduce:
+            from ts_helpers.book.reproduce import reproduce  # here: it needs xarray, which the rest starts without
+
+            answer, how = reproduce(options.reproduce, options.archive)
+            print(f"{options.reproduce}: {answer} ({how})")
+            return int(answer.startswith("different"))
         out = options.out and Path(os.path.realpath(options.out))
         jobs = [Job(name, given, out) for name in find(options.notebooks)]
         if not options.notebooks:
             print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
-            job.read_parameters()
-        if options.list:
+            job.parameters  # noqa: B018  (refused now, before anything runs)
+        if options.cost or (given.get("scale") == "paper" and not options.list and not options.check):
+            unknown = [job for job in jobs if not job.cost.exists()]
+            execute_all([job for job in unknown if options.cost or not job.is_current()], 1, rehearse)
+        if options.cost and options.archive:
+            both = {job.name: [json.loads(job.cost.read_bytes())[0], job.last["seconds"]] for job in jobs if job.last}
+            (RESULTS / "costs.json").write_text(json.dumps(both, indent=1) + "\n")
+        if options.list or options.cost:
             for job in jobs:
-                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}" for p in job.declared.values()]
-                print(f"{job.name}  ({job.ran})", *lines, "", sep="\n")
+                lines = [f"  {p.name:<12} {p.default!r:<8} {p.rule}; {p.meaning}\n" for p in job.declared.values()]
+                print(f"{job.name}  ({job.ran})\n" + "".join([*lines, "\n"] * options.list), end="")
             return 0
         todo = [job for job in jobs if not job.is_current()]
     except ValueError as error:
-        parser.error(str(error))
+        parser.error("--reproduce: " * bool(options.reproduce) + str(error))
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
         print(f"{word} {job.name}" + f", {job.ran}" * (job in todo), flush=True)
