@@ -68,6 +68,54 @@ WIDTHS = xr.Dataset(  # two repetitions; the epoch before would be misleading
     dict(model=["individual", "global", "Elman", "GRU"], width=[0.1, 0.2, 0.3], which=["alpha_s", "alpha_r"]),
 )  # fmt: skip
 
+STEPS = [5, 10, 20, 30, 40, 50, 100]
+ERRORS = {  # over chance at the end; of two repetitions, by number of steps back
+    "Elman": [[0.1, 0.8, 0.89, 0.91, 1, 1, 1], [0.1, 0.95, 1, 1, 1, 1, 1]],
+    "global": [[0.8, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4], [0.4, 0.8, 0.8, 0.8, 0.91, 1, 1]],
+    "individual": [[0.1, 0.1, 0.1, 0.1, 0.1, 0.8, 0.5], [0.1, 0.8, 0.8, 0.8, 0.8, 0.1, 0.1]],
+    "GRU": [[0.1] * 5 + [0.04, 0.2], [0.1] * 6 + [0.5]],
+    "global, from 1": [[0.1] * 4 + [1, 1, 1], [0.1] * 7],
+    "individual, from 1": [[1] * 7, [0.4] * 7],
+}
+FALL = {"global": -1, "individual": 0.5, "global, from 1": -0.5, "individual, from 1": 0}  # exponents of alpha
+MEMORY = xr.Dataset(
+    dict(
+        loss=(
+            ["model", "seed", "arm", "epoch"],
+            np.stack([np.ones((6, 2, 7)), np.array([*ERRORS.values()]) + 0.05, [*ERRORS.values()]], -1),
+        ),
+        chance=(["arm", "seed"], np.ones((7, 2))),
+        alpha=(
+            ["dial", "arm", "seed", "which"],  # a fifth and nine fifths of the mean; where it learned nothing, 9
+            [
+                [
+                    [[0.2 * n**power, 1.8 * n**power] if ERRORS[dial][seed][k] < 0.5 else [9, 9] for seed in (0, 1)]
+                    for k, n in enumerate(STEPS)
+                ]
+                for dial, power in FALL.items()
+            ],
+        ),
+    ),
+    dict(arm=[f"{n} back" for n in STEPS], model=[*ERRORS], dial=[*FALL], epoch=[0, 252, 600]),
+)
+STACK = xr.Dataset(  # tau_s + tau_r of first and second layer: 2 and 4; 4 and 3; 2 and for ever; a run not made
+    dict(
+        alpha=(
+            ["arm", "seed", "epoch", "layer", "which"],
+            [
+                [
+                    [[[1, 1], [1, 1]], [[1, 1], [0.5, 0.5]]],
+                    [[[1, 1], [1, 1]], [[0.5, 0.5], [1, 0.5]]],
+                    [[[1, 1], [1, 1]], [[1, 1], [-0.1, 9]]],
+                    np.full((2, 2, 2), np.nan),
+                ]
+            ],
+        ),
+        signal=(["arm", "seed", "time"], [[[0], [0], [0], [np.nan]]]),
+    ),
+    dict(arm=["one pair a layer"], layer=["first", "second"], epoch=[0, 600]),
+)
+
 EXAMPLES = {
     "B2a/minimum_near": (LANDSCAPES, {"0.31 0.59": [1, 0], "0.6 1.0": [0, 0], "0.6 0.6": [0, 0], "1.0 0.3": [0, 0]}),
     "B2b/elman_ratio": (LANDSCAPES, {name: [1 / 5] * 2 for name in LANDSCAPES.teacher.values}),
@@ -91,9 +139,30 @@ EXAMPLES = {
     "B6b/gru_ratio": (WIDTHS, {0.1: [1, 1 / 2], 0.2: [1 / 5, 1 / 2], 0.3: [1 / 10, 1 / 10]}),
     "B6c/over_narrow": (WIDTHS, [8 / 2, 3 / 4]),
     "B6c/over_middle": (WIDTHS, [8 / 4, 3 / 1]),
+    "B7a/near": (MEMORY, [1, 1, 1, 0]),  # 5 and 10 steps of one, of the other
+    "B7a/far": (MEMORY, [1, 0] + [0] * 6),
+    "B7a/far/after at most 252 epochs": (MEMORY, [0] * 8),
+    "B7a/near/below half of chance": (MEMORY, [1, 0, 1, 0]),
+    "B7b/global_40": (MEMORY, [1, 0]),
+    "B7b/global_40/leak rates from 1": (MEMORY, [0, 1]),
+    "B7b/local_40": (MEMORY, [1, 1]),
+    "B7b/local_40/below half of chance": (MEMORY, [1, 0]),
+    "B7b/local_40/leak rates from 1": (MEMORY, [0, 1]),
+    "B7c/error_50": (MEMORY, [0.1, 1]),
+    "B7c/error_100": (MEMORY, [0.5, 5]),
+    "B7d/global_exponent": (MEMORY, [-1]),  # the other one is trained successfully at a single length
+    "B7d/global_exponent/leak rates from 1": (MEMORY, [-0.5, -0.5]),
+    "B7d/individual_exponent": (MEMORY, [0.5, 0.5]),
+    "B7d/individual_exponent/leak rates from 1": (MEMORY, [0]),
+    "B8/first_faster": (STACK, [1, 0, 1]),
 }
 
 
 @pytest.mark.parametrize("key", EXAMPLES)
 def test_quantity_has_the_value_of_a_worked_example(key):
     check(key, *EXAMPLES[key])
+
+
+def test_recall_that_was_not_run_and_exponents_of_networks_that_learned_nothing_are_no_numbers():
+    check("B7b/global_40", MEMORY.sel(arm=["50 back"]), [np.nan] * 2)
+    check("B7d/global_exponent", MEMORY.assign(loss=0 * MEMORY.loss + 1), [np.nan] * 2)
