@@ -18,11 +18,12 @@ MOVED   := $(shell test ! -s .venv/.book || test "$$(cat .venv/.book)" -ef . || 
 OTHER   := $(if $(filter command,$(origin PYTHON)),$(shell \
             test "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" || echo FORCE))
 
-.PHONY: help book readme test test-slurm check determinism browser lint sweep lab bench stress clean FORCE
+.PHONY: help book pdf zip readme test test-slurm check determinism browser lint sweep lab bench stress clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make book    execute the notebooks that are out of date, and build $(HTML)  [SCALE=smoke|book|paper]"
+	@echo "make pdf     the same on paper, in _build/whole;  make zip  the pages in one file, to read offline"
 	@echo "make readme  write the README's findings and verdicts anew, from the records of the last make book"
 	@echo "make test    lint, unit tests, one chapter and its page in a browser"
 	@echo "make check   every notebook at smoke scale, strict build, every page in a browser"
@@ -64,6 +65,14 @@ $(HTML)/.complete: $(call newer,$(HTML)/.complete,$(BOOK))
 	@$(BIN)/python -m ts_helpers.book.pages
 	@$(BIN)/jupyter-book build . --path-output _build/new --builder custom --custom-builder html --all -W -n --keep-going
 	@rm -rf $(HTML) && mv _build/new/$(HTML) $(HTML) && rm -rf _build/new
+
+pdf: .venv/.test
+	@sh tools/ensure_chromium.sh
+	@$(MAKE) --no-print-directory book
+	@$(BIN)/python tools/whole.py pdf
+
+zip: book
+	@$(BIN)/python tools/whole.py zip
 
 readme: .venv/.book
 	@$(BIN)/python -m ts_helpers.book.pages --readme
@@ -109,7 +118,8 @@ stress: .venv/.test $(KERNELS)
 
 clean:
 	@test ! -e .venv/.book || $(BIN)/python -c "from ts_helpers.book.run import clean; clean()"
-	@rm -rf book/static/vendor $(addprefix _build/,axe benchmark.json compiled costs html jupyter_execute new pages smoke .doctrees)
+	@rm -rf book/static/vendor \
+	    $(addprefix _build/,axe benchmark.json compiled costs html jupyter_execute new pages smoke whole .doctrees)
 	@for name in results.nc claims.json provenance.json; do \
 	    find _build/records -type f \( -name $$name -o -name ".*.$$name" \) -delete 2>/dev/null; done; \
 	    find _build -type d -empty -delete 2>/dev/null; true

@@ -6,9 +6,6 @@ import sys
 import tarfile
 
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 import vendor_assets
 
 HERE = {"dist/a.js": "p/a.js", "fonts/*.woff2": "p/"}

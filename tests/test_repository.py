@@ -121,6 +121,7 @@ def test_clean_removes_what_was_built_and_nothing_else(checkout):
         "_build/records/doe2020/.leak.claims.json",
         "_build/html/index.html",
         "_build/smoke/a.ipynb",
+        "_build/whole/a.pdf",
         "book/static/vendor/a.js",
     ]
     own = [f"{record}/plot.png", "notebooks/Untitled.ipynb", "notebooks/doe2020/mine.md", "_build/notes.txt"]
