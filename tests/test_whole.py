@@ -27,7 +27,6 @@ def part(site, root, wanted):
 
 
 @pytest.mark.book
-@pytest.mark.canary
 def test_every_link_within_the_whole_leads_somewhere(site, tmp_path):
     text = whole.whole(part(site, tmp_path, lambda name: (site / f"{name}.html").exists()), {})
     ids = re.findall(r' id="([^"]+)"', text)
