@@ -81,6 +81,7 @@ readme: .venv/.book
 lint: .venv/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
 
 browser: $(VENDOR) $(AXE)
@@ -119,7 +120,7 @@ stress: .venv/.test $(KERNELS)
 clean:
 	@test ! -e .venv/.book || $(BIN)/python -c "from ts_helpers.book.run import clean; clean()"
 	@rm -rf book/static/vendor \
-	    $(addprefix _build/,axe benchmark.json compiled costs html jupyter_execute new pages smoke whole .doctrees)
+	    $(addprefix _build/,axe benchmark.json compiled costs html jupyter_execute new pages page_table.txt smoke whole .doctrees)
 	@for name in results.nc claims.json provenance.json; do \
 	    find _build/records -type f \( -name $$name -o -name ".*.$$name" \) -delete 2>/dev/null; done; \
 	    find _build -type d -empty -delete 2>/dev/null; true

@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -16,6 +17,13 @@ from ts_helpers.book import pages
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "matsuki2018/gradient-of-tau"  # quick, with a claim, figures and a slider: the one chapter of `make test`
 ELSEWHERE = ["ref.ref", "ref.term", "myst.xref_missing"]  # the canary's site lacks most pages that it points to
+
+# of a page: its weight, gzipped, with images that wait; on a phone, s until its largest part, and all, is there, and
+# what moves meanwhile; what axe finds; of prose, the words, and the paragraphs of more than six lines
+COLUMNS = {"kB": 0, "requests": 0, "paint": 1, "load": 1, "shift": 3, "axe": 0}
+COLUMNS |= {"words": 0, "minutes": 0, "words/sentence": 0, "long paragraphs": 0}  # and their decimals
+BOUNDS = {"kB": 700, "requests": 40, "shift": 0.03, "axe": 0}
+MEDIAN_KB = 350
 
 
 def run(root: Path, module: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -97,3 +105,20 @@ def build(root: Path, runs: Path, chapters: list[str]) -> None:
     book = Path(sys.executable).with_name("jupyter-book")
     built = subprocess.run([book, "build", ".", "--all", *strict], cwd=root, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+
+
+def pytest_sessionfinish(session):
+    """Print what was measured of each page, and keep it."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")  # the workers have none
+    reports = [each for of in terminal.stats.values() for each in of] if terminal else []
+    called = [each for each in reports if getattr(each, "when", "") == "call"]
+    rows = [row for each in called for name, row in each.user_properties if name == "page"]
+    if len(rows) > 1:
+        table = pd.DataFrame(rows).set_index("page").sort_index()[[*COLUMNS]]
+        table = pd.concat([table, table.agg(["median", "max"]), pd.DataFrame(BOUNDS, ["bound"])]).round(COLUMNS)
+        text = table.to_string(float_format="{:g}".format, na_rep="")
+        (ROOT / "_build" / "page_table.txt").write_text(text)
+        terminal.write_line(f"\n{text}")
+        if table.loc["median", "kB"] > MEDIAN_KB:
+            terminal.write_line(f"half of the pages have more than {MEDIAN_KB} kB")
+            session.exitstatus = 1

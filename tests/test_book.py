@@ -1,22 +1,27 @@
 """Chapters as they run, at smoke scale, and the built pages in headless Chromium; the Makefile says which are when."""
 
+import asyncio
 import gzip
 import json
+import re
 import shutil
 import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from contextlib import contextmanager
+from html import unescape
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
 import yaml
-from conftest import CANARY, ROOT, execute, run
+from conftest import BOUNDS, CANARY, ROOT, execute, run
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, StaticFileHandler
 
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.pages import chapters
@@ -33,7 +38,7 @@ PAGES = [*(f"{file.removesuffix('.ipynb')}.html" for file in PAGES), "search.htm
 SLIDERS = [f"notebooks/{name}.html" for name in CHAPTERS if "figures.slider(" in Job(name).source.read_text()]
 PLAIN = ["book/intro.html", "book/verdicts.html", "search.html"]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-LOOKS = [(1400, "light"), (1400, "dark"), (400, "dark"), (400, "light")]
+LOOKS = [(400, "light"), (1400, "dark"), (400, "dark"), (1400, "light")]
 
 
 def with_canary(names):
@@ -79,6 +84,43 @@ const done = arguments[0];
   setTimeout(done, 300);
 })();
 """
+# times in s until the page was there; what moved meanwhile; then all that a reader who scrolls to its end is sent
+MEASURED = """
+const done = arguments[0], sum = (list, name) => list.reduce((total, entry) => total + entry[name], 0);
+const seen = type => new Promise(answer => {
+  new PerformanceObserver(list => answer(list.getEntries())).observe({ type, buffered: true });
+  setTimeout(answer, 200, []);
+});
+(async () => {
+  const paint = (await seen("largest-contentful-paint")).at(-1)?.startTime / 1000, shifts = await seen("layout-shift");
+  const [page] = performance.getEntriesByType("navigation");
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
+  const files = [page, ...performance.getEntriesByType("resource")];
+  done({ kB: sum(files, "encodedBodySize") / 1000, requests: files.length, paint, load: page.loadEventEnd / 1000,
+         shift: sum(shifts, "value") });
+})();
+"""
+# of paragraphs, not in tables; a line is where text ends at one height, but for formulas and code
+READ = """
+let words = 0, sentences = 0, long = 0;
+for (const p of document.querySelectorAll("article p")) {
+  if (p.closest("table")) continue;
+  const heights = new Set(), range = document.createRange(), nodes = document.createTreeWalker(p, NodeFilter.SHOW_TEXT);
+  let text = "";
+  while (nodes.nextNode()) {
+    const around = nodes.currentNode.parentElement;
+    if (around.closest(".math, .headerlink")) continue;
+    text += nodes.currentNode.data;
+    range.selectNodeContents(nodes.currentNode);
+    if (!around.closest("code")) for (const box of range.getClientRects()) heights.add(Math.round(box.bottom));
+  }
+  words += text.trim().split(/\\s+/).length + p.querySelectorAll(".math").length;
+  sentences += text.trim().split(/[.!?][)"”]?\\s+(?=[("“]?\\p{Lu})/u).length;
+  long += heights.size > 6;
+}
+return { words, minutes: words / 200, "words/sentence": words / (sentences || 1), "long paragraphs": long };
+"""
 OPENED = """
 const still = document.createElement("style");
 still.textContent = "* { transition: none !important; animation: none !important; }";
@@ -93,6 +135,11 @@ axe.run(document, {runOnly: arguments[0], resultTypes: ["violations"]}).then(r =
   v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))));
 """
 UNREAD = "return [...document.querySelectorAll('.math')].filter(m => !m.querySelector('math')).map(m => m.textContent)"
+UNSAID = """
+const said = image => image.alt.trim() && !/\\.(png|svg)$/.test(image.alt)
+  && (!image.closest(".cell, figure") || image.closest("figure")?.querySelector("figcaption")?.innerText.trim());
+return [...document.images].filter(image => !said(image)).map(image => image.outerHTML);
+"""
 FAILED = "return performance.getEntriesByType('resource').filter(e => e.responseStatus >= 400).map(e => e.name)"
 WIDTHS = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
 DARK = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).every(c => c < 60)"
@@ -100,11 +147,17 @@ DARK = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).sl
 
 @pytest.fixture(scope="module")
 def address(site):
-    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *words: None})
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(site))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    """Where the pages are served, text gzipped as on the web."""
+    files = [("/(.*)", StaticFileHandler, {"path": site})]
+    server = Application(files, compress_response=True, log_function=lambda _: None)
+    sockets = bind_sockets(0, "127.0.0.1")
+
+    async def serve():
+        HTTPServer(server).add_sockets(sockets)
+        await asyncio.Event().wait()
+
+    threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
+    return f"http://127.0.0.1:{sockets[0].getsockname()[1]}/"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +171,7 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
     driver.set_script_timeout(60)
+    driver.execute_cdp_cmd("Network.setCacheDisabled", {"cacheDisabled": True})
     yield driver
     driver.quit()
 
@@ -130,6 +184,16 @@ def look(browser, width, scheme):
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.execute_async_script("setTimeout(arguments[1], arguments[0])", 50 if width == before else 500)
+
+
+@contextmanager
+def phone(browser):
+    """A slow line and a slow processor, those of Lighthouse."""
+    browser.set_network_conditions(latency=150, throughput=1_600_000 / 8)
+    browser.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": 4})
+    yield
+    browser.execute_cdp_cmd("Emulation.setCPUThrottlingRate", {"rate": 1})
+    browser.delete_network_conditions()
 
 
 def visit(browser, url):
@@ -175,26 +239,48 @@ def assert_sliders_move_by_keyboard(browser):
 
 
 @pytest.mark.parametrize("page", with_canary(PAGES))
-def test_page_works_offline_on_any_screen_and_for_every_reader(browser, address, page):
-    visit(browser, address + page)
+def test_page_is_light_works_offline_on_any_screen_and_for_every_reader(browser, address, page, record_property):
+    with phone(browser):
+        visit(browser, address + page)
+        row = {"page": page, **browser.execute_async_script(MEASURED)}
     assert_no_error_and_no_network(browser, address)
     assert browser.execute_script(FAILED) == []
     assert browser.execute_script(UNREAD) == []
-    alts = browser.execute_script("return [...document.images].map(i => i.alt)")
-    assert all(alt.strip() and not alt.endswith((".png", ".svg")) for alt in alts)
-    assert len(alts) >= (2 if page.startswith("notebooks/") else 0)
+    assert browser.execute_script(UNSAID) == []
+    if page.startswith("notebooks/"):
+        assert browser.execute_script("return document.images.length") >= 2
     if page in SLIDERS:
         assert_sliders_move_by_keyboard(browser)
     browser.execute_script(OPENED + (ROOT / "_build" / "axe" / "axe.min.js").read_text())
-    for width, scheme in LOOKS:
+    wrong = []
+    for width, scheme in LOOKS if page in PLAIN else LOOKS[:2]:  # what all pages share is seen in each on those
         look(browser, width, scheme)
         wanted = scheme == "dark"  # the theme turns when it is told, which may take a busy machine a while
         WebDriverWait(browser, 10).until(lambda b, wanted=wanted: b.execute_script(DARK) == wanted)
         if width == 400:
             wide, there = browser.execute_script(WIDTHS)
             assert wide <= there, "scrolls sideways on a phone"
-        assert browser.execute_async_script(AXE, RULES) == [], (width, scheme)
+        wrong += [(width, scheme, each) for each in browser.execute_async_script(AXE, RULES)]
+        if width == 1400:
+            row |= browser.execute_script(READ)
     assert_no_error_and_no_network(browser, address)
+    row["axe"] = len(wrong)
+    record_property("page", row)
+    assert wrong == []
+    assert {name: row[name] for name, most in BOUNDS.items() if row[name] > most} == {}
+
+
+def test_every_link_within_the_book_leads_somewhere(site):
+    texts = {file: file.read_text() for file in site.rglob("*.html")}
+    ids = {file: set(re.findall(r' id="([^"]+)"', text)) for file, text in texts.items()}
+    broken = []
+    for file, text in texts.items():
+        for link in map(unescape, re.findall(r'<a [^>]*href="([^":]+)"', text)):
+            path, _, anchor = unquote(link).partition("#")
+            to = (file.parent / path).resolve() if path else file
+            if not to.is_file() or (anchor and anchor not in ids.get(to, [])):
+                broken.append(f"{file.relative_to(site)}: {link}")
+    assert broken == []
 
 
 @pytest.mark.parametrize("page", with_canary([*SLIDERS, *PLAIN]))

@@ -220,7 +220,8 @@ def test_stress_is_a_table_of_what_was_recorded(tmp_path, monkeypatch):
 
 def test_assumptions_gather_every_chapters_departures(tmp_path, monkeypatch):
     text = pages.assumptions(["matsuki2018/gradient-of-tau", CHAPTER])
-    ids = [line.split(" | ")[0].strip("| ") for line in text.splitlines()[2:]]
+    assert re.findall("^## .*", text, re.M)[1] == f"## [Learning an oscillation](../notebooks/{CHAPTER}.ipynb)"
+    ids = re.findall(r"^\| ([A-Z]\w+) \|", text, re.M)
     assert len(ids) == len(set(ids)) > 8
     (tmp_path / "bare.md").write_text("# Bare\n")
     monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path)

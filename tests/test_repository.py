@@ -21,6 +21,13 @@ from packaging.utils import canonicalize_name
 from ts_helpers.book.pages import chapters
 
 STRAYS = ["README.md", "untitled.md", "my notes [1].md", "a: b.md", "100% $x #1.ipynb", ".DS_Store"]
+# of text: code cells, of which their captions are text, other code, and what is quoted
+NO_PROSE = re.compile(r'^```\{code-cell.*?\n(---\n.*?^---\n)?.*?^```$|^```\w.*?^```$|`[^`\n]*`|"[^"\n]*"', re.M | re.S)
+AMERICAN = (
+    r"\w{3,}iz(e[drs]?|ing|ations?)|\w+yz(e[drs]?|ing)|\w*(behavi|col|fav|flav|harb|hon|neighb)or\w*|(cent|fib|lit)er(s|ed)?"
+    r"|(label|level|model|signal|travel)(ed|ing)|gray\w*|artifacts?|(ana|cata|dia)logs?|judgment|defense"
+)
+FIGURATIVE = r"hears?|heard|news|climb\w*|nudg\w+|ladders?|peace|roughness|rulers?|watch\w*"
 FAKES = {
     "python": "exit 0",
     "df": "echo; echo - - - 99999999",
@@ -153,6 +160,13 @@ def test_glossary_points_from_every_word_to_where_it_is_explained():
         words, _, meaning = entry.partition("\n  ")
         assert "\n" not in meaning, words
         assert re.search(r"\{(ref|eq)\}`|\]\(", meaning), words
+
+
+def test_prose_has_british_spelling_and_the_words_of_the_field():
+    wrong = re.compile(rf"(?<![-/\w])({AMERICAN}|{FIGURATIVE})(?![-/\w])", re.I)
+    texts = {file: (ROOT / file).read_text() for file in [*files_in_git("*.md"), "book/claims.yml"]}
+    prose = {file: NO_PROSE.sub(lambda found: found[1] or "", text) for file, text in texts.items()}
+    assert [(file, found[0]) for file, text in prose.items() for found in wrong.finditer(text)] == []
 
 
 def test_readme_is_short():

@@ -1,4 +1,4 @@
-"""Repairs to the pages of Jupyter Book 1.x: two console errors, links, weight, and names for screen readers.
+"""Repairs to the pages of Jupyter Book 1.x: links, weight, and names for screen readers.
 
 They match the HTML of sphinx-book-theme 1.3 and pydata-sphinx-theme 0.17; the browser tests say when that has changed.
 """
@@ -10,18 +10,6 @@ from pathlib import Path
 from docutils import nodes
 from fontTools import subset
 from PIL import Image
-
-
-def _scripts(app, pagename, templatename, context, doctree):
-    """Drop inline scripts that come twice: sphinx-thebe's second one is a SyntaxError."""
-    seen, kept = set(), []
-    for script in context.get("script_files", []):
-        body = getattr(script, "attributes", {}).get("body")
-        if body and body in seen:
-            continue
-        seen.add(body)
-        kept.append(script)
-    context["script_files"][:] = kept
 
 
 def _link_to_text(app, pagename, templatename, context, doctree):
@@ -42,7 +30,7 @@ def _link_to_text(app, pagename, templatename, context, doctree):
 
 # What the theme's HTML (sphinx-book-theme 1.3, pydata-sphinx-theme 0.17) gets wrong, and how it should read.
 REPAIRS = (
-    (re.compile(r'<script[^>]*fontawesome\.js[^>]*></script>\s*'), ""),  # the same icons are sent as fonts
+    (re.compile(r'<script[^>]*(fontawesome|design-tabs)\.js[^>]*></script>\s*'), ""),  # icons come as fonts, no tabs
     (re.compile(r'(<link rel="preload" as="script" href="[^"]*fontawesome\.js[^"]*"\s*/?>)\s*'), ""),
     (re.compile(r'(<meta name="docsearch:version"[^>]*>\s*)'  # the page Search alone needs its index
                 r'(<script src="[^"]*(searchtools|language_data|searchindex)\.js"></script>\s*){3}'), r"\1"),
@@ -173,7 +161,6 @@ def _skip(app, what, name, member, skip, options):
 def setup(app):
     """Connect the repairs."""
     app.connect("config-inited", _only_listed, priority=901)  # after the one that reads _toc.yml
-    app.connect("html-page-context", _scripts, priority=900)
     app.connect("html-page-context", _link_to_text, priority=901)
     app.connect("html-page-context", _describe, priority=902)
     for kind in ("claim", "symbol"):  # the search names them first

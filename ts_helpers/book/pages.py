@@ -166,16 +166,17 @@ def fragments(claims: dict[str, Claim], found: dict[str, Record]) -> dict[str, s
 
 
 def assumptions(names: list[str]) -> str:
-    """Return the chapters' *Departures*, gathered; ValueError if one has none, or a table of other columns."""
-    rows = []
+    """Return the *Departures* of each chapter; ValueError if one has none, or a table of other columns."""
+    parts = []
     for name in names:
-        found = re.search(r"^## Departures\n(.*?)(?=^## |\Z)", text_of(name), re.M | re.S)
-        lines = [line for line in found[1].splitlines() if line.startswith("|")] if found else []
+        found = re.search(r"^# (.*?)\n.*^## Departures\n(.*?)(?=^## |\Z)", text_of(name), re.M | re.S)
+        title, departures = found.groups() if found else ("", "")
+        lines = [line for line in departures.splitlines() if line.startswith("|")]
         cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
         if not cells or cells[0] != DEPARTURES:
             raise ValueError(f"{name} needs a section Departures with the columns {', '.join(DEPARTURES)}")
-        rows += [[*row, f"[{name}](../notebooks/{name}.ipynb)"] for row in cells[2:]]
-    return table(["id", "the paper", "ours", "others' code", "tested by", "chapter"], rows)
+        parts.append(f"## [{title}](../notebooks/{name}.ipynb)\n\n{table(DEPARTURES, cells[2:])}")
+    return "\n".join(parts)
 
 
 def times(names: list[str]) -> str:
