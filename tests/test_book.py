@@ -24,10 +24,9 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, StaticFileHandler
 
 from ts_helpers.book.claims import read_claims
-from ts_helpers.book.pages import chapters
 from ts_helpers.book.paths import RECORD
 from ts_helpers.book.records import load
-from ts_helpers.book.run import Job
+from ts_helpers.book.run import Job, chapters
 
 pytestmark = pytest.mark.book
 CHAPTERS = chapters()

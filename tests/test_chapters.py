@@ -5,8 +5,8 @@ import re
 import pytest
 
 from ts_helpers.book.claims import read_claims
-from ts_helpers.book.pages import VERDICTS, chapters
-from ts_helpers.book.run import Job
+from ts_helpers.book.pages import VERDICTS
+from ts_helpers.book.run import Job, chapters
 
 CHAPTERS = chapters()
 SECTIONS = ["Parameters", "Departures", "Exercises"]

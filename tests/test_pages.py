@@ -201,7 +201,7 @@ def test_pages_are_of_the_chapters_that_the_toc_lists_whatever_else_lies_beside_
     (tmp_path / "notebooks" / "mine.ipynb").write_text("null")
     monkeypatch.setattr("ts_helpers.book.run.NOTEBOOKS", tmp_path / "notebooks")
     assert "| mine | not run yet |  |" in pages.times(["mine"])
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr("ts_helpers.book.run.ROOT", tmp_path)
     assert pages.chapters() == ["a/b"]
     monkeypatch.setenv("TS_RECORDS", str(tmp_path))
     (tmp_path / CHAPTER).mkdir(parents=True)

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from ts_helpers.book.pages import chapters
+from ts_helpers.book.run import chapters
 
 STRAYS = ["README.md", "untitled.md", "my notes [1].md", "a: b.md", "100% $x #1.ipynb", ".DS_Store"]
 # of text: code cells, of which their captions are text, other code, and what is quoted

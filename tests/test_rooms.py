@@ -6,8 +6,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-from ts_helpers.book import pages
-from ts_helpers.book.run import Job
+from ts_helpers.book.run import Job, find
 
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -42,8 +41,7 @@ COMPILED = "ts_helpers.papers.matsuki2018"  # has a recurrence that no cell has,
 
 def test_only_cells_one_paper_and_its_own_chapter_use_the_engine():
     chapters = {
-        name: "\n".join(c.source for c in Job(name).notebook.cells if c.cell_type == "code")
-        for name in pages.chapters()
+        name: "\n".join(c.source for c in Job(name).notebook.cells if c.cell_type == "code") for name in find([])
     }
     used = {module: used for module, used in USED.items() if room(module) != "engine"}
     used |= {name: imports(code) for name, code in chapters.items()}

@@ -56,6 +56,8 @@ def add(root, name, code):
     path = root / "notebooks" / "doe2020" / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{HEADER}{code}\n```\n")
+    with (root / "_toc.yml").open("a") as toc:
+        toc.write(f"- file: notebooks/doe2020/{name}.ipynb\n")
 
 
 def tree(root):
@@ -143,8 +145,8 @@ def test_wrong_call_is_refused_by_name_before_anything_runs(project, words, mess
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (":tags: [parameters]\n", "", "leak.md is no notebook: it has no parameters cell"),
-        ("# A leak", "# A l\u00e4ck", "leak.md must be text in UTF-8, got 0xe4 at"),
+        (":tags: [parameters]\n", "", "doe2020/leak: there must be exactly one cell tagged parameters, there are 0"),
+        ("# A leak", "# A l\u00e4ck", "doe2020/leak: 'utf-8' codec can't decode byte 0xe4"),
         ("2.0  ", "(2.0", "doe2020/leak: the parameters cell must be Python, '(' was never closed in 'tau = (2.0"),
         ("# float in (0, 100]; time", "# time", "a parameter must read 'name = literal  # rule; meaning', got 'tau = "),
         ("scale =", "size =", "doe2020/leak: there must be a parameter scale, there are size, tau, mine, hours"),
@@ -159,30 +161,24 @@ def test_notebook_that_cannot_run_is_refused_by_name_before_it_does(project, old
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_is_no_notebook_is_named_and_stops_nothing(project, capsys):
-    for name in ("a b", "a:b", ".hidden/other"):
-        add(project, name, "1")
-    for name, text in {"README.md": "# Mine\n", "doe2020/untitled.md": "", "latin.md": "l\u00e4ck"}.items():
-        (project / "notebooks" / name).write_text(text, "latin-1")
-    (project / "notebooks/folder.md").mkdir()
+def test_the_book_is_what_the_toc_lists_and_another_notebook_is_found_by_name_or_file(project):
     leak = (project / "notebooks/doe2020/leak.md").read_text()
-    (project / "notebooks/doe2020/dos.md").write_text(leak, "utf-8-sig", newline="\r\n")
+    (project / "notebooks/doe2020/my dos.md").write_text(leak, "utf-8-sig", newline="\r\n")
     leak = leak.replace(":tags: [parameters]", "---\ntags:\n  - parameters\n---")
-    (project / "notebooks/doe2020/yaml.md").write_text(leak)
-    assert run.find([]) == [f"doe2020/{name}" for name in ("a b", "a:b", "dos", "leak", "yaml")]
-    assert run.main(["--list"]) == 0
-    no = "is no notebook: it has no parameters cell"
-    named = [f"notebooks/{name} {no}" for name in ("README.md", "doe2020/untitled.md", "latin.md")]
-    assert capsys.readouterr().err.splitlines() == named
-    with pytest.raises(ValueError, match=f"README.md {no}"):
-        run.find(["notebooks/README.md"])
+    (project / "notebooks/yaml.md").write_text(leak)
+    assert run.find([]) == ["doe2020/leak"]
+    assert run.find(["doe2020/my dos", "notebooks/doe2020/my dos.md", "notebooks/yaml.ipynb"]) == [
+        "doe2020/my dos",
+        "yaml",
+    ]
+    assert run.main(["--list", "doe2020/my dos", "yaml"]) == 0
 
 
 def test_helpers_without_their_book_say_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
     with pytest.raises(SystemExit):
         run.main([])
-    assert f"no notebook lies below {tmp_path}/notebooks: install ts_helpers from a checkout" in capsys.readouterr().err
+    assert f"No such file or directory: '{tmp_path}/_toc.yml'" in capsys.readouterr().err
 
 
 def test_executed_notebook_and_record_are_whole_and_name_no_path_of_this_machine(once):
@@ -388,19 +384,6 @@ def test_failing_notebook_keeps_its_copy_and_the_others_go_on(project, capsys):
     partial = nbformat.read(project / "notebooks/doe2020/.broken.partial.ipynb", as_version=4)
     assert any("ZeroDivisionError" in str(cell.get("outputs")) for cell in partial.cells)
     assert not (project / "notebooks/doe2020/broken.ipynb").exists()
-
-
-@pytest.mark.parametrize("imported", ["cells", "fit", "papers.doe2020.leaks"])
-def test_kernels_are_compiled_once_where_a_notebook_that_runs_needs_them(project, monkeypatch, imported):
-    calls = []
-    monkeypatch.setattr(run, "execute", lambda job: "")
-    monkeypatch.setattr(run.subprocess, "run", lambda words: calls.append(words[1:]))
-    add(project, "new", f"import ts_helpers.{imported}")
-    add(project, "newer", f"import ts_helpers.{imported}")
-    for name in ("cells", "fit"):
-        (project / f"ts_helpers/{name}.py").write_text("")
-    assert run.main([]) == 0
-    assert calls == ([["-m", "ts_helpers.engine"]] if imported == "cells" else [])
 
 
 @pytest.mark.parametrize(("cores", "given", "threads"), [({0}, "", "1"), ({1, 3, 5}, "", "3"), ({0}, "5", "5")])

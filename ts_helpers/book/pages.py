@@ -13,7 +13,7 @@ from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, Finding, Verdict, read_claims, table
 from ts_helpers.book.paths import RESULTS, ROOT, record_folder
 from ts_helpers.book.records import Record, load
-from ts_helpers.book.run import Job
+from ts_helpers.book.run import Job, chapters
 
 PAGES = ROOT / "_build" / "pages"
 PAPERS = {
@@ -30,11 +30,6 @@ ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 WRITTEN = r"(<!-- {0}, written by make readme -->\n).*?(<!-- end of {0} -->)"
 NUMBER = re.compile(r"\{(\w+)-(\w+)\}")  # of a finding: a claim's quantity
 DEPARTURES = ["id", "the paper", "ours", "others", "tested by"]
-
-
-def chapters() -> list[str]:
-    """Return the names of the book's notebooks, those that ``_toc.yml`` lists; others may lie beside them."""
-    return re.findall(r"""file: ["']?notebooks/(.+)\.ipynb""", (ROOT / "_toc.yml").read_text())
 
 
 def records(claims: dict[str, Claim]) -> dict[str, Record]:

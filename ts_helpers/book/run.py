@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ import jupytext
 import nbformat
 import papermill
 import psutil
+from ipykernel.kernelspec import write_kernel_spec
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
@@ -40,9 +40,8 @@ from ts_helpers.book.paths import NOTEBOOKS, RESULTS, ROOT, digest, in_the_way, 
 ARROW = re.compile(r"-+> +\d+ (.*)")  # what IPython has before the line that failed
 BLOCKED = "in the way: {}, not as the book made it; move it, delete it, or choose an --out"
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # KiB, but bytes on macOS
-KERNEL, CONFIG = "ts_helpers", "profile_default/ipython_kernel_config.py"
+KERNEL, KERNEL_OPTIONS = "ts_helpers", ["--IPKernelApp.log_level=50", "--IPKernelApp.exec_PYTHONSTARTUP=False"]
 ROLE = re.compile(r"\{eval\}`([^`]+)`")  # a number in prose: an expression, which is worked out where it stands
-NOTEBOOK = re.compile(rb"(?ms)\A\W*---\n.*^```\{code-cell\}(?:(?!^```$).)*?^(?::?tags:| *- )[^\n]*\bparameters\b")
 
 
 class Job:
@@ -60,7 +59,7 @@ class Job:
     @cached_property
     def notebook(self) -> NotebookNode:
         """The source as a notebook."""
-        return jupytext.reads(text_of(self.source), fmt="md")
+        return jupytext.reads(self.source.read_text("utf-8"), fmt="md")
 
     @cached_property
     def declared(self) -> dict[str, Parameter]:
@@ -94,7 +93,7 @@ class Job:
                 files = {file for stem in stems for file in (stem.with_suffix(".py"), stem / "__init__.py")}
                 new = {file for file in files - found if file.is_file()}
                 found |= new
-                todo += [text_of(file) for file in new]
+                todo += [file.read_text("utf-8") for file in new]
         except SyntaxError:  # a magic, or a mistake: let every helper count
             found = {*(ROOT / "ts_helpers").rglob("*.py")}
         return sorted(found)
@@ -170,14 +169,6 @@ class Job:
         """True if the executed notebook and its record are what these inputs gave, untouched since."""
         inputs = self.fingerprint  # in any case: of the text as it was read, whatever is edited until its turn comes
         return bool(self.last) and self.last.get("record") == intact(self.record) and self.last["inputs"] == inputs
-
-
-def text_of(file: Path) -> str:
-    """Return a text; a ValueError names a file that is none."""
-    try:
-        return file.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be text in UTF-8, got {error.object[error.start]:#x} at {error.start}") from None
 
 
 @cache
@@ -333,12 +324,7 @@ def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # a reader's own IPython profile and kernels must not change the results; nor need ipykernel log
-        config = "c = get_config()\nc.IPKernelApp.log_level = 50\nc.IPKernelApp.exec_PYTHONSTARTUP = False\n"
-        call = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        kernel = json.dumps({"argv": call, "display_name": "Python 3", "language": "python"})
-        for name, text in {CONFIG: config, f"kernels/{KERNEL}/kernel.json": kernel}.items():
-            Path(profile, name).parent.mkdir(parents=True)
-            Path(profile, name).write_text(text)
+        write_kernel_spec(f"{profile}/kernels/{KERNEL}", extra_arguments=KERNEL_OPTIONS)
         built = next(p for p in (ROOT / "_build" / "compiled", ROOT / "_build", ROOT) if p.exists())
         if not os.access(built, os.W_OK):
             os.environ.setdefault("NUMBA_CACHE_DIR", profile)
@@ -351,8 +337,6 @@ def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None
             "JUPYTER_PATH": os.pathsep.join(filter(None, [profile, os.environ.get("JUPYTER_PATH")])),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        if any(ROOT / "ts_helpers" / "cells.py" in job.helpers for job in jobs):  # once, not in each worker
-            subprocess.run([sys.executable, "-m", "ts_helpers.engine"])  # what fails here fails in a notebook by name
         # processes, not threads: papermill changes the working directory of its whole process
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_runner) as pool:
             try:
@@ -372,34 +356,21 @@ def execute_all(jobs: list[Job], workers: int, work: Callable[[Job], str] | None
     return failed
 
 
-def sources() -> dict[str, str]:
-    """Return what is text below notebooks, by name, and why it is no notebook, or nothing: ""."""
-    found = {}
-    for file in sorted(NOTEBOOKS.rglob("*.md")):
-        name = file.relative_to(NOTEBOOKS).as_posix().removesuffix(".md")
-        if "/." not in f"/{name}" and file.is_file():
-            try:
-                fits, why = NOTEBOOK.search(file.read_bytes().replace(b"\r\n", b"\n")), "it has no parameters cell"
-            except OSError as error:
-                fits, why = None, f"it cannot be read: {error.strerror}"
-            found[name] = "" if fits else f"notebooks/{name}.md is no notebook: {why}"
-    return found
+def chapters() -> list[str]:
+    """Return the names of the book's notebooks, those that ``_toc.yml`` lists; others may lie beside them."""
+    return re.findall(r"""file: ["']?notebooks/(.+)\.ipynb""", (ROOT / "_toc.yml").read_text())
 
 
 def find(names: list[str]) -> list[str]:
-    """Return the names of the notebooks meant, all if none is; ValueError if one is unknown, naming those there are."""
-    found, texts = [], sources()
-    known = [name for name, why in texts.items() if not why]
-    if not texts:
-        raise ValueError(f"no notebook lies below {NOTEBOOKS}: install ts_helpers from a checkout, by pip install -e .")
+    """Return the names of the notebooks meant, the book's if none is; a ValueError names one that is unknown."""
+    found = []
     for name in names:
         path = Path(os.path.realpath(name))
         stem = path.relative_to(NOTEBOOKS).as_posix() if path.is_relative_to(NOTEBOOKS) else name
-        stem = stem if stem in texts else stem.removesuffix(".md").removesuffix(".ipynb")
-        if stem not in known:
-            raise ValueError(texts.get(stem) or f"no notebook {name!r}; there are {', '.join(known)}")
-        found.append(stem)
-    return list(dict.fromkeys(found)) or known
+        found.append(stem.removesuffix(".md").removesuffix(".ipynb"))
+        if not (NOTEBOOKS / f"{found[-1]}.md").is_file():
+            raise ValueError(f"no notebook {name!r}; there are {', '.join(chapters())}")
+    return list(dict.fromkeys(found)) or chapters()
 
 
 def clean() -> None:
@@ -422,11 +393,7 @@ def main(argv: list[str] | None = None) -> int:
     add("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="given", help="set a parameter")
     add("--out", type=Path, metavar="DIR", help="put notebooks and records there, not in the book")
     add("--jobs", type=int, default=1, metavar="N", help="notebooks at a time; default: 1")
-    add(
-        "--archive",
-        action="store_true",
-        help="put results below results/, for the book to show; of scale paper, or --cost",
-    )
+    add("--archive", action="store_true", help="put it below results/, for the book to show; of scale paper, or --cost")
     add("--reproduce", type=Path, metavar="RECORD", help="run again what made a record, and say what differs")
     add("--cost", action="store_true", help="say time and memory that runs will take here, from a few timed steps")
     add("--check", action="store_true", help="only say what is out of date; exit 1 if anything is")
@@ -446,8 +413,6 @@ def main(argv: list[str] | None = None) -> int:
             return int(answer.startswith("different"))
         out = options.out and Path(os.path.realpath(options.out))
         jobs = [Job(name, given, out) for name in find(options.notebooks)]
-        if not options.notebooks:
-            print("".join(f"{why}\n" for why in sources().values() if why), end="", file=sys.stderr)
         for job in jobs:
             job.parameters  # noqa: B018  (refused now, before anything runs)
         if options.list:
@@ -464,7 +429,7 @@ def main(argv: list[str] | None = None) -> int:
                 noted.write_text(json.dumps(before | both, indent=1) + "\n")
             return int(failed > 0)
         todo = [job for job in jobs if not job.is_current()]
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error("--reproduce: " * bool(options.reproduce) + str(error))
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
