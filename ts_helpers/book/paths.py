@@ -73,12 +73,14 @@ def intact(record: Path) -> str:
 
 def in_the_way(record: Path) -> Path | None:
     """Return what a record in this folder would overwrite though the book did not make it, or it was changed since."""
-    made, *hidden = record / RECORD[2], *(record.with_name(f".{record.name}.{old}{RECORD[2]}") for old in ("", "old."))
+    made, hidden = record / RECORD[2], record.with_name(f".{record.name}.{RECORD[2]}")
     if record.exists() and not record.is_dir():
         return record
-    if made.exists() and not read_digests(made):
+    if not made.exists() and hidden.exists():  # the writing of a record was cut short: what is there is of the book
+        return None
+    known = read_digests(made).values()
+    if made.exists() and not known:
         return made
-    known = {each for file in (made, *hidden) for each in read_digests(file).values()}  # hidden: of one cut short
     files = (record / name for name in RECORD[:2])
     return next((file for file in files if file.exists() and not (file.is_file() and digest(file) in known)), None)
 
