@@ -147,7 +147,7 @@ def test_wrong_call_is_refused_by_name_before_anything_runs(project, words, mess
     [
         (":tags: [parameters]\n", "", "doe2020/leak: there must be exactly one cell tagged parameters, there are 0"),
         ("# A leak", "# A l\u00e4ck", "doe2020/leak: 'utf-8' codec can't decode byte 0xe4"),
-        ("2.0  ", "(2.0", "doe2020/leak: the parameters cell must be Python, '(' was never closed in 'tau = (2.0"),
+        ("2.0  ", "(2.0", "doe2020/leak: the default of a parameter must be a literal, got 'tau = (2.0"),
         ("# float in (0, 100]; time", "# time", "a parameter must read 'name = literal  # rule; meaning', got 'tau = "),
         ("scale =", "size =", "doe2020/leak: there must be a parameter scale, there are size, tau, mine, hours"),
     ],

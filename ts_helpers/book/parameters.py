@@ -68,23 +68,15 @@ _RULE = rf"one of [^;]+|folder|file \S+|(?:int|float) in [(\[]{_NUMBER}, {_NUMBE
 
 def read_parameters(cell: str) -> dict[str, Parameter]:
     """Read a parameters cell; ValueError if a line is none of a `Parameter`, or a default breaks its own rule."""
-    lines, found = cell.splitlines(), {}
-    try:
-        nodes = ast.parse(cell).body
-    except SyntaxError as error:
-        raise ValueError(f"the parameters cell must be Python, {error.msg} in {(error.text or '').strip()!r}") from None
-    for node in nodes:
-        line = lines[node.lineno - 1]
-        comment = re.search(rf"#\s*({_RULE});\s*(.+)$", line)
-        match node:
-            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value) if comment:
-                pass
-            case _:
-                raise ValueError(f"a parameter must read 'name = literal  # rule; meaning', got {line!r}")
+    found = {}
+    for line in filter(str.strip, cell.splitlines()):
+        if not (parts := re.fullmatch(rf"(\w+)(?:: [^=]+)? = (.+?) *# *({_RULE}); *(.+)", line)):
+            raise ValueError(f"a parameter must read 'name = literal  # rule; meaning', got {line!r}")
+        name, literal, rule, meaning = parts.groups()
         try:
-            default = ast.literal_eval(value)
-        except (ValueError, TypeError):
+            default = ast.literal_eval(literal)
+        except (ValueError, TypeError, SyntaxError):
             raise ValueError(f"the default of a parameter must be a literal, got {line!r}") from None
-        found[name] = Parameter(name, default, comment[1].strip(), comment[2].strip())
+        found[name] = Parameter(name, default, rule.strip(), meaning.strip())
         found[name].check(default)
     return found
