@@ -70,8 +70,6 @@ class Edition:
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
             raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
-        if not any((self.source, self.claim, self.min_seeds, self.planned, self.quantities)):
-            raise ValueError("source, claim, min_seeds, planned or quantities must be there, as they stood before")
 
 
 @dataclass(frozen=True)
@@ -144,17 +142,11 @@ def read_claims(path: Path = CLAIMS) -> dict[str, Claim]:
     """Read the book of claims, once; ValueError if a field is missing or unknown, or a statistic or criterion is."""
     claims = {}
     for key, entry in yaml.load(path.read_text(), yaml.CSafeLoader).items():
-        where, editions = f"claim {key}", list[Edition]()
         try:
-            for old in entry.pop("editions", []):
-                where = f"claim {key}, edition {len(editions) + 1}"
-                if not isinstance(old, dict):
-                    raise ValueError(f"editions must be a list, each with verdict and reason, got {old!r}")
-                editions.append(Edition(quantities=_quantities(old), **old))
-            where = f"claim {key}"
-            claims[key] = Claim(id=key, quantities=_quantities(entry), editions=tuple(editions), **entry)
+            editions = tuple(Edition(quantities=_quantities(old), **old) for old in entry.pop("editions", []))
+            claims[key] = Claim(id=key, quantities=_quantities(entry), editions=editions, **entry)
         except (TypeError, ValueError) as error:  # a field too many or too few is a TypeError that names it
-            raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"claim {key}: {error}") from None
     return claims
 
 
