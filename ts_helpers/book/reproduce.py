@@ -22,9 +22,8 @@ def read(path: Path) -> Record:
     """Read a record: its folder, or a file archived below ``results/``; ValueError if it is neither."""
     if path.is_dir():
         return load(path)
-    at = path.resolve()
-    name = at.relative_to(RESULTS).as_posix().partition(".paper.")[0] if at.is_relative_to(RESULTS) else ""
-    if not at.is_file() or not (found := archived(name)):
+    name = path.resolve().relative_to(RESULTS).as_posix().removesuffix(".paper.nc")
+    if not (found := archived(name)):
         raise ValueError(f"a record must be its folder, or one of results/*/*.paper.nc, got {path}")
     return found
 
