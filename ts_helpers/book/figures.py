@@ -3,13 +3,13 @@
 import html
 import io
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from IPython.display import HTML
 from matplotlib.axes import Axes
@@ -51,9 +51,8 @@ def plot_runs(ax: Axes, x: ArrayLike, runs: ArrayLike, color: str, label: str | 
     runs = np.asarray(runs, dtype=float)
     each = f"_{label or ''} {figure_data.RUN}"  # no legend shows what begins so
     ax.plot(x, runs.T, color=color, lw=0.5, alpha=min(1.0, 0.1 + 3 / len(runs)), ls="-", label=each)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where every run has diverged there is no median
-        ax.plot(x, np.nanmedian(runs, axis=0), color=color, lw=2.2, label=label or "_median", ls=dash)
+    middle = pd.DataFrame(runs).median()  # none, and no warning, where every run has diverged
+    ax.plot(x, middle, color=color, lw=2.2, label=label or "_median", ls=dash)
 
 
 def dots(ax: Axes, x: float, values: ArrayLike, color: str, marker: str = "o", label: str | None = None) -> None:
