@@ -103,7 +103,8 @@ def build(root: Path, runs: Path, chapters: list[str]) -> None:
     made = run(root, "ts_helpers.book.pages")
     assert made.returncode == 0, made.stderr
     book = Path(sys.executable).with_name("jupyter-book")
-    built = subprocess.run([book, "build", ".", "--all", *strict], cwd=root, capture_output=True, text=True)
+    how = dict(cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    built = subprocess.run([book, "build", ".", "--all", *strict], **how)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
 
 

@@ -1,10 +1,11 @@
 import json
 
+import included
 import numpy as np
 import pytest
 import xarray as xr
 
-from ts_helpers.book import pages, reproduce, run
+from ts_helpers.book import reproduce, run
 
 LABEL = {"units": "1", "long_name": "made up"}
 
@@ -55,9 +56,9 @@ def test_what_is_no_record_is_refused(path, rule, capsys):
 
 
 def test_answers_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    assert pages.noted("reproduced") == "None was made again yet.\n"
+    monkeypatch.setattr(included, "RESULTS", tmp_path)
+    assert included.noted("reproduced") == "None was made again yet.\n"
     (tmp_path / "reproduced.json").write_text(
         json.dumps({"doe2020/leak, paper": ["identical", "commit 1234567", 3600]})
     )
-    assert "| doe2020/leak, paper | identical | commit 1234567 | 3,600 |" in pages.noted("reproduced")
+    assert "| doe2020/leak, paper | identical | commit 1234567 | 3,600 |" in included.noted("reproduced")
