@@ -101,7 +101,8 @@ def test_what_does_not_belong_together_is_not_archived(tmp_path, monkeypatch, gi
 
 def test_whole_run_archived_and_two_runs_alike_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ts_helpers.book.paths.RESULTS", tmp_path / "results")
-    records.archive(made(tmp_path / "whole", scale="paper") / "doe2020" / "leak")
+    whole = made(tmp_path / "whole", scale="paper") / "doe2020" / "leak"
+    records.put(whole / "results.nc", records.load(whole).provenance)
     made(tmp_path / "next", scale="paper", only=1)
     with pytest.raises(ValueError, match="is whole, or of other settings: move it away"):
         gather.build(tmp_path / "next", keep=True)

@@ -136,14 +136,6 @@ def archived(notebook: str) -> Record | None:
     return Record(_results(results), _provenance(made))
 
 
-def archive(path: Path) -> Path:
-    """Put a paper-scale record below ``results/``, where git keeps it; ValueError: damaged, or of another scale."""
-    made = load(path).provenance
-    if made["scale"] != "paper":
-        raise ValueError(f"a record to archive must be of scale paper, got {path} of scale {made['scale']}")
-    return put(path / RECORD[0], made)
-
-
 def put(results: Path, made: dict[str, Any]) -> Path:
     """Make results and how they were made the archived ones of their notebook; return the first of the two files."""
     nc, provenance = archive_files(made["notebook"])

@@ -449,11 +449,12 @@ def main(argv: list[str] | None = None) -> int:
         foresee(todo, options.jobs)
     failed = execute_all(todo, min(options.jobs, len(todo))) if todo else 0
     if options.archive and not failed:
-        from ts_helpers.book.records import archive  # here: it needs xarray, which the rest starts without
+        from ts_helpers.book.records import load, put  # here: it needs xarray, which the rest starts without
 
         try:
             for job in jobs:
-                print(f"archived    {archive(job.record).relative_to(ROOT)}")
+                put(job.record / paths.RECORD[0], load(job.record).provenance)
+                print(f"archived    results/{job.name}.paper.nc")
         except (ValueError, OSError) as error:
             print(f"cannot archive: {error}", file=sys.stderr)
             return 1
