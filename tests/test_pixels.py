@@ -1,5 +1,7 @@
 import gzip
 import hashlib
+import importlib.util
+import io
 import socket
 import struct
 import sys
@@ -307,3 +309,25 @@ def test_torchvision_built_for_another_torch_is_imported_without_its_operators(k
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with pytest.raises(RuntimeError, match='cannot download MNIST through torchvision: found; take "mnist10k"'):
         images("mnist", generator=seeded())
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torchvision"), reason="torchvision is not installed")
+@pytest.mark.parametrize("source", pixels.SETS)
+def test_torchvision_that_is_installed_downloads_and_checks(source, kept, monkeypatch):
+    """With the torch that is installed beside it, and no network: what its mirrors hold is in memory."""
+    packed = {f"{name}.gz": gzip.compress(content) for name, content in GOOD.items()}
+
+    def reply(request, **_):
+        content = io.BytesIO(packed[Path(request.full_url).name])
+        content.url, content.length = request.full_url, len(content.getvalue())
+        return content
+
+    monkeypatch.setattr("urllib.request.urlopen", reply)
+    with pytest.raises(RuntimeError, match="through torchvision: .*corrupted"):
+        images(source, generator=seeded())
+    assert list(kept.iterdir()) == []
+    found = getattr(sys.modules["torchvision.datasets"], pixels.SETS[source].replace("-", ""))
+    sums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+    monkeypatch.setattr(found, "resources", sums)
+    assert pairs(images(source, generator=seeded()).test) == [(i, i) for i in range(5)]
+    assert [p.name for p in kept.iterdir()] == [source]

@@ -160,7 +160,8 @@ def _downloaded(source: str) -> Path:
     if folder.is_dir():
         return folder
     DATA.mkdir(parents=True, exist_ok=True)
-    # What describes the compiled operators of torchvision fails where pip put one for CUDA beside a torch for CPUs.
+    # Needed beside PyTorch's build for CPUs, since hashes.txt has none such of torchvision: the operators of that for
+    # CUDA do not load there, and what describes them, which no data set uses, fails.
     unused = "torchvision._meta_registrations"
     with tempfile.TemporaryDirectory(prefix=f".{source}.", dir=DATA) as part:
         try:
