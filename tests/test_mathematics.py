@@ -44,7 +44,7 @@ def test_equations_have_numbers_and_are_referred_to_by_them(page):
 
 def test_comma_after_a_formula_stays_in_its_line(page):
     html, _ = page("Of $a$, $b$ and $c$.")
-    assert re.findall(r"</span></span>(&NoBreak;)?([, .])", html.partition("<p>")[2]) == [
+    assert re.findall(r"</span></span>(&NoBreak;)?</span>([, .])", html.partition("<p>")[2]) == [
         ("&NoBreak;", ","), ("", " "), ("&NoBreak;", "."),
     ]  # fmt: skip
 

@@ -42,6 +42,7 @@ REPAIRS = (
      '<div class="sidebar-primary-item" role="navigation" aria-label="Home">'),
 )  # fmt: skip
 
+RAISED, TIMES = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"), "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}"
 FIGURE = re.compile(r'<img (?=[^>]*src="[^"]*_images/)')
 
 
@@ -58,6 +59,16 @@ def _link_targets(app, doctree):
             slugs[name] = raw.line, name, name
             if app.env.docname == "book/verdicts":
                 app.env.get_domain("std").note_object("claim", name, name)
+
+
+def _set_numbers(app, doctree, docname):
+    """Set numbers as print does: -2e-05 % with a minus, its power of ten, and its unit on the same line."""
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw)):
+            made = re.sub(r"(?<![\w.-])-(?=\d)", "−", re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text))
+            made = re.sub(r"\b(\d[\d.]*)e-0*(\d+)", lambda f: f"{f[1]}{TIMES}10⁻{f[2].translate(RAISED)}", made)
+            if made != text:
+                text.parent.replace(text, nodes.Text(made))
 
 
 def _find_symbols(app, doctree):
@@ -167,6 +178,7 @@ def setup(app):
         app.add_object_type(kind, kind)
     app.connect("doctree-read", _link_targets)
     app.connect("doctree-read", _find_symbols)
+    app.connect("doctree-resolved", _set_numbers)
     app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _repair_html)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

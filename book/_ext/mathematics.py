@@ -68,10 +68,14 @@ def _html(self, node, display=False):
 
 
 def _visit_math(self, node):
-    after = node.next_node(descend=False, siblings=True)
-    joined = "&NoBreak;" if isinstance(after, nodes.Text) and after.startswith(tuple(".,:;)")) else ""
+    def joined(sibling, signs, end):  # no line ends between a formula and the sign beside it; see custom.css
+        return "&NoBreak;" if isinstance(sibling, nodes.Text) and sibling[end] in signs else ""
+
+    siblings = [None, *node.parent, None]
+    at = siblings.index(node)
+    before, after = joined(siblings[at - 1], "(“", -1), joined(siblings[at + 1], ".,:;)”’", 0)
     self.body.append(self.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
-    self.body.append(f"{_html(self, node)}</span>{joined}")
+    self.body.append(f"{before}{_html(self, node)}{after}</span>")
     raise nodes.SkipNode
 
 
