@@ -294,7 +294,9 @@ def test_tbptt_nll_in_training_goes_on_where_the_window_before_ended_unless_a_te
     again = tbptt_nll(model, x[:1], y[:1], torch.tensor(True))
     assert again.item() == pytest.approx(surprise(whole[0], y[0]), rel=1e-6)
     before = model.carried.clone()
-    tbptt_nll(model.eval(), symbols(2, 6, 2), symbols(2, 6, 2), torch.tensor(True))
+    onward = tbptt_nll(model.eval(), x[1:2], y[1:2], torch.tensor(False))
+    assert onward.item() == pytest.approx(surprise(whole[1], y[1]), rel=1e-6)
+    tbptt_nll(model, symbols(2, 6, 2), symbols(2, 6, 2), torch.tensor(True))
     assert torch.equal(model.carried, before)  # an evaluation leaves the state of training as it is
 
 

@@ -266,7 +266,7 @@ def tbptt_nll(model: LanguageModel, x: Tensor, y: Tensor, first: Tensor) -> Tens
         model: of symbols; to train it, it must have a state to carry.
         x: (windows, time, batch), as `datasets.text.streams` cuts a text.
         y: the same shape, what comes next.
-        first: (), whether the first window begins the text, with a state of 0.
+        first: (), whether the first window is read from a state of 0, or from where training has come to.
 
     Returns:
         In nats per symbol, see `nll`.
