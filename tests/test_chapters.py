@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from sphinx.config import Config
+from sphinx.directives.code import LiteralIncludeReader
 
 from ts_helpers.book.claims import read_claims
 from ts_helpers.book.pages import VERDICTS
@@ -60,8 +62,12 @@ def test_chapter_types_no_claim_no_criterion_and_no_verdict(name):
 
 @every_chapter
 def test_chapter_has_code_no_wider_than_the_page(name):
-    cells = [cell.source for cell in Job(name).notebook.cells if cell.cell_type == "code"]
-    assert [line for cell in cells for line in cell.splitlines() if len(line) > 88] == []
+    source = Job(name).source
+    shown = [cell.source for cell in Job(name).notebook.cells if cell.cell_type == "code"]
+    for file, given in re.findall(r"^```\{literalinclude\} (\S+)\n((?::.*\n)*)", source.read_text(), re.M):
+        options = {key: value or None for key, value in re.findall(r"^:(\S+?): *(.*)$", given, re.M)}
+        shown.append(LiteralIncludeReader(source.parent / file, options, Config()).read()[0])
+    assert [line for each in shown for line in each.splitlines() if len(line) > 88] == []
 
 
 @every_chapter

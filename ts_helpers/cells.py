@@ -241,7 +241,8 @@ class ARUCell(_Step):
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 hidden) to the next state."""
         I, r = state.chunk(2, -1)
-        I = (1 - self.alpha_s) * I + self.alpha_s * (F.linear(r, self.W) + F.linear(x, self.U, self.b))
+        drive = F.linear(r, self.W) + F.linear(x, self.U, self.b)
+        I = (1 - self.alpha_s) * I + self.alpha_s * drive
         r = (1 - self.alpha_r) * r + self.alpha_r * self.f(I)
         return torch.cat([I, r], -1)
 
@@ -281,9 +282,10 @@ class ARUStack(_Step):
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Map x (batch, input) and the state (batch, 2 units) to the next state."""
         I_1, I_2, r_1, r_2 = state.split(2 * self.sizes, -1)
-        lower = self.lower.forward(torch.cat([x, r_2], -1), torch.cat([I_1, r_1], -1)).chunk(2, -1)
-        upper = self.upper.forward(r_1, torch.cat([I_2, r_2], -1)).chunk(2, -1)
-        return torch.cat([lower[0], upper[0], lower[1], upper[1]], -1)
+        lower = self.lower.forward(torch.cat([x, r_2], -1), torch.cat([I_1, r_1], -1))
+        upper = self.upper.forward(r_1, torch.cat([I_2, r_2], -1))
+        (I_1, r_1), (I_2, r_2) = lower.chunk(2, -1), upper.chunk(2, -1)
+        return torch.cat([I_1, I_2, r_1, r_2], -1)
 
     activity = ARUCell.activity  # the lower layer's first
 
@@ -366,7 +368,7 @@ class GatedCell(RNNCell):
         self.U_g, self.W_g, self.b_g = _uniform(width, gates, input_size, hidden_size, generator=generator)
 
     def gate(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the gates (..., gates) for inputs x (..., input) and the states h (..., hidden) before."""
+        """Map x (..., input) and the h before (..., hidden) to gates (..., gates)."""
         return torch.sigmoid(F.linear(x, self.U_g, self.b_g) + F.linear(h, self.W_g))
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
@@ -401,7 +403,8 @@ class GRU(_Step):
         """Map x (batch, input) and h (batch, hidden) to the next h."""
         from_x = F.linear(x, self.gru.weight_ih, self.gru.bias_ih).chunk(3, -1)
         from_h = F.linear(h, self.gru.weight_hh, self.gru.bias_hh).chunk(3, -1)
-        g, z = torch.sigmoid(from_x[0] + from_h[0]), torch.sigmoid(from_x[1] + from_h[1])
+        g = torch.sigmoid(from_x[0] + from_h[0])
+        z = torch.sigmoid(from_x[1] + from_h[1])
         n = torch.tanh(from_x[2] + g * from_h[2])
         return n + z * (h - n)
 

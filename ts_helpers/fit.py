@@ -34,10 +34,17 @@ def adam(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int
     p.sub_((m / spread).mul_(rates).div_(1 - BETAS[0] ** step))
 
 
-def rmsprop(p: Tensor, m: Tensor, v: Tensor, grad: Tensor, rates: Tensor, step: int) -> None:
-    """One step of RMSprop, as `torch.optim.RMSprop` takes it with ``alpha=ALPHA``; Adam's m and step go unused."""
+def rmsprop(
+    p: Tensor,
+    m: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    rates: Tensor,
+    step: int,
+) -> None:
+    """One step of `torch.optim.RMSprop` at ``alpha=ALPHA``; m and step go unused."""
     v.mul_(ALPHA).addcmul_(grad, grad, value=1 - ALPHA)
-    p.sub_((grad * rates).div_(v.sqrt().add_(EPSILON)))  # in the order of torch, to the last bit
+    p.sub_((grad * rates).div_(v.sqrt().add_(EPSILON)))  # in torch's order, to the bit
 
 
 OPTIMIZERS = {"adam": adam, "rmsprop": rmsprop}
@@ -260,7 +267,8 @@ class _Run:
         plan, now, rows = self.plan, self.now, self.rows
         losses, grad = rows.gradient(self.loss, self.batch(step))
         if losses.ndim != 1:
-            raise ValueError(f"loss must return a scalar, got shape {tuple(losses.shape[1:])}: take its mean or sum")
+            got = f"got shape {tuple(losses.shape[1:])}: take its mean or sum"
+            raise ValueError(f"loss must return a scalar, {got}")
         grad = torch.where(self.learned, grad, 0.0)
         finite = torch.isfinite(losses) & torch.isfinite(grad.sum(1))
         if not bool(finite.all()):

@@ -144,17 +144,21 @@ def raw_name(name: str) -> str:
 def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
     """Set the bias of one gate, in every layer and direction.
 
-    Torch adds two bias vectors in each gate, ``bias_ih`` and ``bias_hh``: the first becomes b, the second 0. Both are
-    learned, by equal gradients, so that their sum moves twice as far in a step as one bias would.
-    ``set_gate_bias_(lstm, "f", 1.0)`` is the baseline of Tallec & Ollivier (2018), Section 3.
+    Torch adds two bias vectors in each gate, ``bias_ih`` and ``bias_hh``: the first
+    becomes b, the second 0. Both are learned, by equal gradients, so that their sum
+    moves twice as far in a step as one bias would. ``set_gate_bias_(lstm, "f", 1.0)``
+    is the baseline of Tallec & Ollivier (2018), Section 3.
 
     Args:
-        gates: LSTM or GRU, layers or a cell, else a TypeError; a ValueError if it has no biases.
+        gates: LSTM or GRU, layers or a cell, else a TypeError; a ValueError if it has
+            no biases.
         gate: "i", "f" or "o" of an LSTM; "r" or "z" of a GRU; else a ValueError.
-        b: a number, or a tensor (hidden,) or (layers * directions, hidden); else a ValueError.
+        b: a number, or a tensor (hidden,) or (layers * directions, hidden); else a
+            ValueError.
     """
     pairs = _bias_pairs(gates)
-    order = ["i", "f", None, "o"] if isinstance(gates, nn.LSTM | nn.LSTMCell) else ["r", "z", None]  # None: no gate
+    lstm = isinstance(gates, nn.LSTM | nn.LSTMCell)
+    order = ["i", "f", None, "o"] if lstm else ["r", "z", None]  # None: no gate
     one_of([name for name in order if name], gate=gate)
     b, shape = as_tensor("b", b), (len(pairs), gates.hidden_size)
     if b.shape not in ((), shape[1:], shape) or not bool(b.isfinite().all()):
@@ -166,20 +170,33 @@ def set_gate_bias_(gates: Gated, gate: str, b: Tensor | float) -> None:
             hh.chunk(len(order))[order.index(gate)].zero_()
 
 
-def chrono_init_(gates: Gated | Tensor, T_max: float, T_min: float = 2.0, *, generator: Generator) -> None:
-    r"""Let each unit of each layer forget in a time drawn evenly from the range, in steps, that the task asks for.
+def chrono_init_(
+    gates: Gated | Tensor,
+    T_max: float,
+    T_min: float = 2.0,
+    *,
+    generator: Generator,
+) -> None:
+    r"""Let each unit of each layer forget in a time drawn evenly from the task's range.
 
     .. math:: b \sim \log(\mathcal{U}([T_{\min}, T_{\max}]) - 1)
 
-    Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`; Eq. 16 for an LSTM, :math:`b_f \sim
-    \log(\mathcal{U}([1, T_{\max} - 1])), \; b_i = -b_f`, where :math:`T_{\min}` is 2. A range that is not
-    ``1 < T_min < T_max <= 1e18`` raises a ValueError; gates are refused as by `set_gate_bias_`.
+    Source: Tallec & Ollivier (2018), Section 2: for one tied gate :math:`b_g = -b`;
+    Eq. 16 for an LSTM, :math:`b_f \sim \log(\mathcal{U}([1, T_{\max} - 1]))` and
+    :math:`b_i = -b_f`, where :math:`T_{\min}` is 2. A range, in steps, that is not
+    ``1 < T_min < T_max <= 1e18`` raises a ValueError; gates are refused as by
+    `set_gate_bias_`.
     """
     within("(1, 1e18]", T_min=T_min, T_max=T_max)
     instance(Generator, "a torch.Generator", generator=generator)
     if not T_min < T_max:
         raise ValueError(f"T_min must be below T_max, got {T_min=}, {T_max=}")
-    _start_(gates, lambda *shape: torch.log(T_min - 1 + (T_max - T_min) * torch.rand(shape, generator=generator)))
+
+    def draw(*shape: int) -> Tensor:
+        u = torch.rand(shape, generator=generator)
+        return torch.log(T_min - 1 + (T_max - T_min) * u)
+
+    _start_(gates, draw)
 
 
 def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: Generator) -> None:

@@ -15,28 +15,39 @@ LETTERS = ALPHABET - 1
 MEMORYLESS = math.log(LETTERS - 1)  # of what the present letter says of the one before: that it is another
 
 
-def warp(letters: Tensor, lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Let letters, (letters, sequences), last for their lengths, steps, each 1 or more, in sum ``n_steps`` or more.
+def warp(
+    letters: Tensor,
+    lengths: Tensor,
+    n_steps: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Let letters, (letters, sequences), last for their lengths.
 
-    Source: Tallec & Ollivier (2018), Fig. 2.
+    Source: Tallec & Ollivier (2018), Fig. 2. Lengths, of the same shape, are steps,
+    each 1 or more, in sum ``n_steps`` or more; else a ValueError.
 
     Returns:
-        Three tensors (time, sequences), of ``n_steps``: the letter of each step; the letter before that one, the dummy
-        for the first; and whether the step is its letter's first.
+        Three tensors (time, sequences), of ``n_steps``: the letter of each step; the
+        letter before that one, the dummy for the first; and whether the step is its
+        letter's first.
     """
     at_least(1, n_steps=n_steps)
     numbered(letters=letters, lengths=lengths)
-    whole = lengths.dtype in (torch.int32, torch.int64) and bool(((lengths >= 1) & (lengths <= MOST)).all())
+    whole = lengths.dtype in (torch.int32, torch.int64)
+    whole = whole and bool(((lengths >= 1) & (lengths <= MOST)).all())
     if letters.ndim != 2 or lengths.shape != letters.shape or not whole:
+        rule = "whole numbers from 1 on, must be (letters, sequences)"
         got = f"{tuple(letters.shape)} and {tuple(lengths.shape)}"
-        raise ValueError(f"letters and lengths, whole numbers from 1 on, must be (letters, sequences), got {got}")
+        raise ValueError(f"letters and lengths, {rule}, got {got}")
     ends = lengths.cumsum(0)
     if not bool((lengths.sum(0) >= n_steps).all()):
-        raise ValueError(f"lengths must last for {n_steps} steps, got {int(lengths.sum(0).min())}")
+        least = int(lengths.sum(0).min())
+        raise ValueError(f"lengths must last for {n_steps} steps, got {least}")
     steps = torch.arange(n_steps).expand(letters.shape[1], -1).contiguous()
-    which = torch.searchsorted(ends.T.contiguous(), steps, right=True).T  # how many letters are over
+    # how many letters are over
+    which = torch.searchsorted(ends.T.contiguous(), steps, right=True).T
     before = torch.cat([torch.full_like(letters[:1], DUMMY), letters[:-1]])
-    starts = torch.cat([torch.ones_like(which[:1], dtype=torch.bool), which[1:] > which[:-1]])
+    first = torch.ones_like(which[:1], dtype=torch.bool)
+    starts = torch.cat([first, which[1:] > which[:-1]])
     return letters.gather(0, which), before.gather(0, which), starts
 
 

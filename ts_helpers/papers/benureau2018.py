@@ -78,12 +78,17 @@ class NextStep(nn.Module):
         return torch.stack(outputs)
 
 
-def closed_loop_error(generated: Tensor, x: Tensor, against: Literal["aligned", "one step off"] = "aligned") -> Tensor:
-    """Return the squared error of a generated sequence, summed over steps and features, averaged over sequences.
+def closed_loop_error(
+    generated: Tensor,
+    x: Tensor,
+    against: Literal["aligned", "one step off"] = "aligned",
+) -> Tensor:
+    """Return the squared error: sum over steps and features, mean over sequences.
 
-    "one step off" is the error that the code of Benureau & Tani (2018) takes: it holds the first value and the
-    predictions against the sequence without its first value, each prediction against the value after the one it was
-    to predict. A perfect reproduction then scores the sum of squared steps of the data.
+    "one step off" is the error that the code of Benureau & Tani (2018) takes: it holds
+    the first value and the predictions against the sequence without its first value,
+    each prediction against the value after the one it was to predict. A perfect
+    reproduction then scores the sum of squared steps of the data.
 
     Args:
         generated: (time - 1, sequences, features), from `NextStep.generate`.
@@ -95,7 +100,8 @@ def closed_loop_error(generated: Tensor, x: Tensor, against: Literal["aligned", 
     numbered(generated=generated, x=x)
     one_of(("aligned", "one step off"), against=against)
     if x.ndim != 3 or generated.shape != x[1:].shape:
-        raise ValueError(f"generated must be as x, (time, sequences, features), but a step less, got {generated.shape}")
+        rule = "generated must be as x, (time, sequences, features), but a step less"
+        raise ValueError(f"{rule}, got {generated.shape}")
     if against == "one step off":
         generated = torch.cat([x[:1], generated[:-1]])
     return ((generated - x[1:]) ** 2).sum((0, 2)).mean()

@@ -90,7 +90,7 @@ class OnlineLearner:
         self.touched = torch.zeros(networks, dtype=torch.bool, device=u.device)
 
     def step(self, d: Tensor | None = None) -> Tensor:
-        """Run one step; learn from the desired outputs d, (n, networks), if they are given.
+        """Run one step; learn from the desired outputs d, (n, networks), if given.
 
         Returns:
             The outputs x, (n, networks), that Eq. 2 gave, before any forcing.
@@ -107,8 +107,10 @@ class OnlineLearner:
             self._force(d)
         delta = (d - self.x) * (1 - self.x * self.x)  # -dE/du
         if self.learns_w:
-            local = self.weight_gradient == "local"  # -dE/dW by Eq. 6
-            downhill = (delta * alpha)[:, None] * x_before if local else (delta[:, None, None] * self.Q).sum(0)
+            if self.weight_gradient == "local":
+                downhill = (delta * alpha)[:, None] * x_before  # -dE/dW by Eq. 6
+            else:
+                downhill = (delta[:, None, None] * self.Q).sum(0)
             self.W = W + self.eta_w * downhill
         if self.learns_tau:
             self._step_tau(tau, delta)

@@ -15,14 +15,15 @@ AT_ONCE = 250  # sequences; the states of 10,000 images of 784 pixels at 512 uni
 
 
 def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean over sequences, of the scores at the last step, in nats; x (time, batch, features), y (batch,)."""
+    """Mean of the last steps, in nats; x (time, batch, features), y (batch,)."""
     return F.cross_entropy(network(x)[-1], y)
 
 
 def error_rate(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Share of sequences whose greatest score at the last step is not that of their class; shapes as above."""
+    """Share of sequences whose last scores favour another class; shapes as above."""
     parts = zip(x.split(AT_ONCE, dim=1), y.split(AT_ONCE), strict=True)
-    return torch.cat([network(part)[-1].argmax(-1) != own for part, own in parts]).double().mean()
+    wrong = [network(part)[-1].argmax(-1) != own for part, own in parts]
+    return torch.cat(wrong).double().mean()
 
 
 def shuffled_batches(part: Part, batch_size: int, *seed: int) -> tuple[Callable[[int], tuple[Tensor, Tensor]], int]:

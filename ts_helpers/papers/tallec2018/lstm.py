@@ -13,18 +13,27 @@ class LSTMNetwork(nn.Module):
         input_size: features.
         hidden_size: units.
         output_size: scores.
-        generator: draws all weights and biases within ``1 / sqrt(hidden_size)`` of 0, as torch does. Where gates
-            start is set afterwards, by `timescales.set_gate_bias_` or `timescales.chrono_init_`, on ``lstm``.
+        generator: draws all weights and biases within ``1 / sqrt(hidden_size)`` of 0,
+            as torch does. Where gates start is set afterwards, by
+            `timescales.set_gate_bias_` or `timescales.chrono_init_`, on ``lstm``.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, output_size: int, *, generator: torch.Generator):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        *,
+        generator: torch.Generator,
+    ):
         super().__init__()
         at_least(1, input_size=input_size, hidden_size=hidden_size, generator=generator)
         at_least(1, output_size=output_size)
         self.lstm = nn.LSTM(input_size, hidden_size)
         self.read_out = nn.Linear(hidden_size, output_size)
+        width = hidden_size**-0.5
         for p in self.parameters():
-            nn.init.uniform_(p, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
+            nn.init.uniform_(p, -width, width, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (time, batch, input_size) to scores (time, batch, output_size)."""

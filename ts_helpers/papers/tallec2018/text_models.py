@@ -111,14 +111,22 @@ class BatchNormLSTM(nn.Module):
         self.norm_x = StepNorm(4 * hidden_size, max_steps, shift=False)
         self.norm_u = StepNorm(hidden_size, max_steps, shift=True)
 
-    def forward(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
-        """Map x (time, batch, input) and a state, or zeros, to each h (time, batch, hidden) and the last state."""
+    def forward(
+        self,
+        x: Tensor,
+        state: LSTMState | None = None,
+    ) -> tuple[Tensor, LSTMState]:
+        """Map x (time, batch, input) and a state, or zeros, to h and the last state.
+
+        The h of all steps is (time, batch, hidden).
+        """
         if state is None:
             zeros = x.new_zeros(x.shape[1], self.W.shape[1])
             state = LSTMState(zeros, zeros, 0)
         (h, u, steps), states = state, []
         for k, input in enumerate(F.linear(x, self.U).unbind(0), start=steps):
-            i, f, g, o = (self.norm_h(F.linear(h, self.W), k) + self.norm_x(input, k) + self.b).chunk(4, 1)
+            from_h, from_x = self.norm_h(F.linear(h, self.W), k), self.norm_x(input, k)
+            i, f, g, o = (from_h + from_x + self.b).chunk(4, 1)
             u = f.sigmoid() * u + i.sigmoid() * g.tanh()
             h = o.sigmoid() * self.norm_u(u, k).tanh()
             states.append(h)
@@ -258,7 +266,7 @@ def nll(model: LanguageModel, x: Tensor, y: Tensor) -> Tensor:
 
 
 def tbptt_nll(model: LanguageModel, x: Tensor, y: Tensor, first: Tensor) -> Tensor:
-    """Return the cross entropy of windows that follow each other, where the state goes on from each to the next.
+    """Return the cross entropy of successive windows, through which the state goes on.
 
     In training the state goes on from call to call too; gradients do not.
 
@@ -266,12 +274,14 @@ def tbptt_nll(model: LanguageModel, x: Tensor, y: Tensor, first: Tensor) -> Tens
         model: of symbols; to train it, it must have a state to carry.
         x: (windows, time, batch), as `datasets.text.streams` cuts a text.
         y: the same shape, what comes next.
-        first: (), whether the first window is read from a state of 0, or from where training has come to.
+        first: (), whether the first window is read from a state of 0, or from where
+            training has come to.
 
     Returns:
         In nats per symbol, see `nll`.
     """
-    total, state = x.new_zeros((), dtype=torch.float32), None if first else model.carried
+    total = x.new_zeros((), dtype=torch.float32)
+    state = None if first else model.carried
     for window, after in zip(x, y, strict=True):
         scores, state = model(window, state)
         total, state = total + _nll(scores, after), state.detach()
