@@ -15,7 +15,7 @@ AT_ONCE = 250  # sequences; the states of 10,000 images of 784 pixels at 512 uni
 
 
 def cross_entropy(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Mean of the last steps, in nats; x (time, batch, features), y (batch,)."""
+    """Mean at the last step, in nats; x (time, batch, features), y (batch,)."""
     return F.cross_entropy(network(x)[-1], y)
 
 
