@@ -1,3 +1,4 @@
+import inspect
 import json
 from dataclasses import replace
 
@@ -171,6 +172,12 @@ def test_stress_tells_how_much_training_a_kill_has_cost(steps, behind):
 
 def test_no_public_function_is_left_out_of_the_stress():
     assert inputs.public() == []
+
+
+def test_stress_calls_functions_by_the_names_of_their_arguments():
+    for name, given in inputs.CALLS.items():
+        function = inputs.INSTEAD[name]() if name in inputs.INSTEAD else inputs.named(name)
+        inspect.signature(function).bind(**given)
 
 
 def test_recorded_stress_tried_everything_and_lost_nothing():

@@ -175,7 +175,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "papers.tallec2018.lstm.LSTMNetwork": SIZES | dict(output_size=2),
     "papers.tallec2018.memory_tasks.compare": dict(
         task="adding", T=3, starts={"standard": memory_tasks.standard}, n_seeds=1, n_steps=2, n_evaluations=1, units=2,
-        batch_size=2, lr=0.1, late=0, stop_below=0.1, run=0, seed=0),
+        batch_size=2, lr=0.1, late=0, stop_below=0.1, seed=0),
     "papers.tallec2018.ngram.witten_bell_bits": dict(train=CODES, held=CODES, n_symbols=3, longest=2),
     "papers.tallec2018.text_models.BatchNormLSTM": SIZES | dict(max_steps=4),
     "papers.tallec2018.text_models.RecurrentHighway": SIZES | dict(depth=2),
