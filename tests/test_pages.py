@@ -26,7 +26,7 @@ def finding(claim_id, scale):
 
 def record_of(chapter, verdict=None, scale="book", parameters=None, archived=None):
     """A record in which every claim has the verdict that its prose was written for, or this one."""
-    said = pages.PROSE.findall(pages.text_of(chapter))
+    said = pages.PROSE.findall(pages.Job(chapter).source.read_text())
     live = {name: dataclasses.replace(finding(name, scale), verdict=verdict or prose) for name, prose in said}
     how = dict(scale="paper", verdict=archived, note="")
     old = {name: dataclasses.replace(each, **how) for name, each in live.items() if archived}

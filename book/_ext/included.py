@@ -10,7 +10,7 @@ from typing import Any
 
 from ts_helpers.book import forest_plot
 from ts_helpers.book.claims import Claim, read_claims, table
-from ts_helpers.book.pages import by_paper, changed, finding_of, findings, records, text_of
+from ts_helpers.book.pages import by_paper, changed, finding_of, findings, records
 from ts_helpers.book.paths import RESULTS
 from ts_helpers.book.records import Record
 from ts_helpers.book.run import Job, chapters
@@ -108,7 +108,7 @@ def assumptions(names: list[str]) -> str:
     """Return the *Departures* of each chapter; ValueError if one has none, or a table of other columns."""
     parts = []
     for name in names:
-        found = re.search(r"^# (.*?)\n.*^## Departures\n(.*?)(?=^## |\Z)", text_of(name), re.M | re.S)
+        found = re.search(r"^# (.*?)\n.*^## Departures\n(.*?)(?=^## |\Z)", Job(name).source.read_text(), re.M | re.S)
         title, departures = found.groups() if found else ("", "")
         lines = [line for line in departures.splitlines() if line.startswith("|")]
         if not lines or lines[0] != DEPARTURES:

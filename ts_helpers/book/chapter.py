@@ -52,7 +52,7 @@ class Chapter:
             that name that is not None takes its place.
 
     Settings, scale, seed and device are this run's; from the folder ``checkpoints`` an interrupted training goes on.
-    An unknown scale, a tuple of another length, or something in the way of the record, is a ValueError.
+    An unknown scale or device, a tuple of another length, or something in the way of the record, is a ValueError.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, Any], *, auto: str = "cuda", **settings: Any):
@@ -62,14 +62,17 @@ class Chapter:
         for key, each in settings.items():
             if isinstance(each, tuple) and len(each) != len(SCALES):
                 raise ValueError(f"{key} must have a value for each of {', '.join(SCALES)}, got {each}")
+            try:  # now, not when hours of training are to be saved
+                records.as_json(each)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{key} must be what JSON can hold, got {each!r}: {error}") from None
         own = {k: each[SCALES.index(self.scale)] if isinstance(each, tuple) else each for k, each in settings.items()}
         self.given = {key: parameters[key] for key in settings if key in parameters}
         self.settings = SimpleNamespace(**own | {k: each for k, each in self.given.items() if each is not None})
         self.device = torch_device(parameters["device"], auto)
         own_name = os.environ.get("TS_NOTEBOOK") or name  # it may run in a copy
         self.checkpoints = checkpoint_folder(own_name, self.scale)
-        records.folder_to_write(own_name)  # refused now, not after hours of training; as are settings JSON cannot hold
-        records.as_json(settings)
+        records.folder_to_write(own_name)  # refused now, not after hours of training
         self.made = dict(notebook=own_name, **records.git_state(own_name), data=records.data_digests(self.given))
         self.judged: tuple[list[claims.Finding], ...] = [], []  # of this run, of the recorded one
         self.start, self.clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
@@ -174,6 +177,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markdown:
 
 def torch_device(name: str, auto: str = "cuda") -> torch.device:
     """Return the device a notebook runs on; "auto" is ``auto`` where there is one, else the CPU."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be one of auto, cpu, cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device must be auto or cpu here, got 'cuda': torch finds no CUDA device")
     if name == "auto":

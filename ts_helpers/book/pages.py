@@ -38,11 +38,6 @@ def by_paper(claims: dict[str, Claim]) -> dict[str, list[Claim]]:
     return {title: [claim for claim in claims.values() if claim.paper == paper] for paper, title in PAPERS.items()}
 
 
-def text_of(chapter: str) -> str:
-    """Return a chapter's source."""
-    return Job(chapter).source.read_text()
-
-
 def finding_of(claim: Claim, found: dict[str, Record]) -> Finding | None:
     """Return the finding on a claim, if its chapter was run: that of the archived run, or else of the last."""
     record = found.get(claim.chapter)
@@ -67,7 +62,7 @@ def findings(claims: dict[str, Claim], found: dict[str, Record]) -> str:
 
 def said(claim: Claim) -> list[str]:
     """Return the verdicts a chapter's prose was written for, of one claim; there should be one."""
-    return [word for name, word in PROSE.findall(text_of(claim.chapter)) if name == claim.id]
+    return [word for name, word in PROSE.findall(Job(claim.chapter).source.read_text()) if name == claim.id]
 
 
 def measured_verdict(claim: Claim, found: dict[str, Record]) -> str | None:
@@ -86,7 +81,7 @@ def readme(text: str, claims: dict[str, Claim], found: dict[str, Record]) -> str
         for chapter in dict.fromkeys(claim.chapter for claim in mine):
             words = {c.id: measured_verdict(c, found) or ", ".join(said(c)) for c in mine if c.chapter == chapter}
             listed = ", ".join(f"{name} {word}" for name, word in words.items())
-            heading = re.findall(r"^# (.+)$", text_of(chapter), re.M)[0]
+            heading = re.findall(r"^# (.+)$", Job(chapter).source.read_text(), re.M)[0]
             rows.append([title, listed, f"[{heading}](notebooks/{chapter}.md)"])
             title = ""
     made = {"verdicts": table(["paper", "claims and verdicts", "chapter"], rows)}
