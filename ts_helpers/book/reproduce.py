@@ -31,31 +31,30 @@ def read(path: Path) -> Record:
 def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
     """Run all parts of a record again; return what differs, in words, and under which circumstances.
 
-    The code is that of the record's commit, if git has it, else this. ``keep`` writes the answer below ``results/``,
+    The code is that of each part's commit, if git has it, else this. ``keep`` writes the answer below ``results/``,
     for *How to rerun* to show. ValueError: no record, or a run fails.
     """
     record, start, differs = read(path), time.perf_counter(), dict[str, tuple[float, str]]()
-    made, now = record.provenance, versions()
-    with tempfile.TemporaryDirectory() as folder:
-        root, code = Path(folder, "code"), Path(folder, "code.tar")
-        git = ["git", "archive", "--output", code, made["commit"] or "none"]
-        if known := subprocess.run(git, cwd=ROOT, capture_output=True).returncode == 0:
-            shutil.unpack_archive(code, root, filter="data")
-        for number, part in enumerate(record.parts):
+    made, now, commits = record.provenance, versions(), dict[str, None]()
+    for part in record.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            root, code = Path(folder, "code"), Path(folder, "code.tar")
+            git = ["git", "archive", "--output", code, part["commit"] or "none"]
+            if known := subprocess.run(git, cwd=ROOT, capture_output=True).returncode == 0:
+                shutil.unpack_archive(code, root, filter="data")
+            which = f"commit {part['commit'][:7]}" if known else f"this code, as git has no commit {part['commit']}"
+            commits[which + ", changed" * bool(part["dirty"])] = None
             given = part["parameters"] | {"scale": part["scale"], "seed": part["seed"]}
             words = [word for name, value in given.items() if value is not None for word in ("-p", name, str(value))]
-            out = Path(folder, str(number))
-            run = [sys.executable, "-m", "ts_helpers.run", made["notebook"], *words, "--out", out]
+            run = [sys.executable, "-m", "ts_helpers.run", made["notebook"], *words, "--out", Path(folder, "out")]
             if subprocess.run(run, cwd=root if known else ROOT).returncode:
                 raise ValueError(f"{made['notebook']} cannot be run again, see above")
-            again = xr.load_dataset(out / made["notebook"] / RECORD[0], engine="h5netcdf")
-            if part["seed"] != made["seed"]:  # its repetitions are numbered on from those of the first seed
-                n = again.sizes["seed"]
-                again = again.assign_coords(seed=np.arange(n) + n * (part["seed"] - made["seed"]))
-            differs |= compare(record.results, again)
+            again = xr.load_dataset(Path(folder, "out", made["notebook"], RECORD[0]), engine="h5netcdf")
+        if after := part["seed"] - made["seed"]:  # its repetitions are numbered on from those of the first seed
+            again = again.assign_coords(seed=np.arange(n := again.sizes["seed"]) + n * after)
+        differs |= compare(record.results, again)
     others = [f"{name} {now.get(name)}, not {was}" for name, was in made["packages"].items() if now.get(name) != was]
-    commit = f"commit {made['commit'][:7]}" if known else f"this code, as git has no commit {made['commit']}"
-    answer = words_for(differs), "; ".join([commit + ", changed" * bool(made["dirty"]), *others])
+    answer = words_for(differs), "; ".join([*commits, *others])
     if keep:
         told = json.loads(ANSWERS.read_bytes()) if ANSWERS.exists() else {}
         told[f"{made['notebook']}, {made['scale']}"] = [*answer, round(time.perf_counter() - start)]
@@ -65,6 +64,8 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
 
 def compare(recorded: xr.Dataset, again: xr.Dataset) -> dict[str, tuple[float, str]]:
     """Return by how much of its largest value, inf for NaN or text, each variable differs that does, and where."""
+    # what was run again may have the first repetitions only
+    recorded = recorded.isel({dim: slice(again.sizes.get(dim)) for dim in recorded.dims if dim not in recorded.coords})
     differs = {str(name): (np.inf, "all: not in the record") for name in again.variables if name not in recorded}
     for name in map(str, again.variables.keys() - differs.keys()):
         one, other = recorded.reindex_like(again)[name], again[name]
