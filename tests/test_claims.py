@@ -1,5 +1,8 @@
 import copy
 import itertools
+import re
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,6 +320,14 @@ def test_editions_are_read_in_their_order_with_what_stood_before(tmp_path):
 def test_malformed_edition_or_plan_is_refused_by_claim_and_field(tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         book_of(tmp_path, a=("mean", ">= 0.9"), more=more)
+
+
+def test_every_claim_quotes_its_paper_or_names_the_derivation_and_every_quantity_has_an_example():
+    files = sorted(Path(__file__).parent.glob("test_quantities_*.py"))
+    examples = {tuple(key.split("/")[:2]) for file in files for key in import_module(file.stem).EXAMPLES}
+    claims = read_claims().values()
+    assert {claim.id for claim in claims if not re.search(r'"[^"]{20,}"|^\{ref\}', claim.source)} == set()
+    assert {(claim.id, quantity.name) for claim in claims for quantity in claim.quantities} - examples == set()
 
 
 def rewritten(old, new):

@@ -68,7 +68,51 @@ ADDING = compared(
         [[1, 0.4, 0.4, 0.4, 0.4], [1, 0.4, 0.4, 0.4, 0.4]],
     ],
 )
+
+
+def letters():
+    """Losses at three maximum warpings and accuracies, of two runs: variable tasks cost twice, other scores half."""
+    plain, leaky, gated = (
+        [[1, 1], [0.6, 0.8], [0.8, 1]],
+        [[0, 0], [0.1, 0.2], [0.2, 0.4]],
+        [[0, 0], [0, 0.1], [0.1, 0.1]],
+    )
+    loss = np.multiply.outer([1, 1, 2, 2, 1], [plain, leaky, gated])
+    right = np.full((5, 3, 2, 10, 3), np.nan)
+    right[4] = 0.5
+    right[4, :, :, 0, 0] = [[0.8, 0.7], [0.9, 0.9], [1, 0.98]]
+    right[4, :, :, 6, 0] = [[0.7, 0.7], [0.4, 0.5], [0.6, 0.68]]  # ten times the warps
+    right[4, :, :, 6, 1:] = right[4, :, :, 6, :1] / 2
+    right[4, 0, 1, 3, 0] = 0.9  # the best of the plain ones is at another span
+    of = dict(loss=(["arm", "model", "warping", "seed"], loss))
+    of |= dict(accuracy=(["arm", "model", "seed", "span", "score"], right))
+    panels = [f"{how} {what}" for how in ("uniform", "variable") for what in ("warping", "padding")]
+    scores = "after the first letter", "of so many steps as in training", "from the first step"
+    arms = dict(arm=[*panels, "longer warps"], model=["plain", "leaky", "gated"], warping=[10, 50, 100])
+    return xr.Dataset(of, arms | dict(score=[*scores]))
+
+
+LETTERS = letters()
+STEPS = "of so many steps as in training"
 EXAMPLES = {
+    **{
+        f"D1a/{how}_{what}": (LETTERS, [0, 0.125, 0.125, 0.1])
+        for how in ("uniform", "variable")
+        for what in ("warping", "padding")
+    },
+    **{f"D1b/leaky_{what}": (LETTERS, [0, 0, 0.1, 0.2, 0.2, 0.4]) for what in ("warping", "padding")},
+    **{f"D1b/gated_{what}": (LETTERS, [0, 0, 0, 0.1, 0.1, 0.1]) for what in ("warping", "padding")},
+    **{f"D1c/{what}": (LETTERS, [0.2, 0.4, 0.4, 0.8]) for what in ("warping", "padding")},
+    **{f"D1c/{what}_ratio": (LETTERS, [np.inf, 2, 2, 4]) for what in ("warping", "padding")},
+    **{f"D1d/{what}": (LETTERS, [0, 0, 0, 0.2, 0.2, 0.2]) for what in ("warping", "padding")},
+    "D5a/gated_within": (LETTERS, [1, 0.98]),
+    "D5a/plain_ten": (LETTERS, [0.7, 0.7]),
+    f"D5a/plain_ten/{STEPS}": (LETTERS, [0.35, 0.35]),
+    "D5a/leaky_ten": (LETTERS, [0.4, 0.5]),
+    "D5a/gated_ten": (LETTERS, [0.6, 0.68]),
+    "D5b/faster": (LETTERS, [0.3, 0.3]),
+    f"D5b/faster/{STEPS}": (LETTERS, [0.05, 0.01]),
+    "D5b/plain_most": (LETTERS, [0.8, 0.9]),
     "D3a/standard": (COPYING, {"copying, shorter": [1, np.nan, 1]} | NOT_RUN),
     f"D3a/standard/{SHORTER}": (COPYING, [1, np.nan, 1]),
     f"D3a/standard/{LONGER}": (COPYING, [np.nan] * 3),
