@@ -266,9 +266,11 @@ def test_a_verdict_over_strata_rests_on_their_interval_and_counts_all_values(tmp
 
 
 def test_values_that_are_not_finite_are_counted_and_decide_nothing(tmp_path):
-    finding = judge("X1", dict(a=[*GOOD, np.nan, np.inf]), "book", book_of(tmp_path, a=("mean", ">= 0.9")))
+    claims = book_of(tmp_path, a=("mean", ">= 0.9"))
+    finding = judge("X1", dict(a=[*GOOD, np.nan, np.inf]), "book", claims)
     assert (finding.verdict, finding.measured[0].estimate) == ("inconclusive", None)
     assert finding.measured[0].describe("mean") == "2 of 7 values are not finite"
+    assert judge("X1", dict(a=[np.nan] * 5), "book", claims).measured[0].describe("mean") == "no value"
 
 
 def test_unknown_claim_or_quantity_is_refused_by_name(tmp_path):

@@ -220,7 +220,8 @@ def test_every_archived_record_is_read_and_nothing_else_that_lies_there(recorder
     monkeypatch.setattr("ts_helpers.book.paths.RESULTS", RESULTS)
     names = [file.relative_to(RESULTS).as_posix().removesuffix(".paper.nc") for file in RESULTS.rglob("*.paper.nc")]
     assert len(names) > 10
-    assert all(archived(name).line().startswith("Recorded at scale paper") for name in names)
+    lines = [archived(name).line() for name in names]
+    assert all(line.startswith("Recorded at scale paper: ") and "[" not in line for line in lines)
 
 
 def test_nothing_that_is_read_could_run_code():
@@ -242,7 +243,7 @@ def test_archived_results_come_back_with_their_provenance_until_new_ones_replace
     assert whole.pop("checkpoints")
     xr.testing.assert_identical(back.results, results())
     assert back.provenance == whole | {"sha256": {"results.nc": whole["sha256"]["results.nc"]}}
-    assert "scale paper: n_runs = 100, eta = 0.1, seed 3" in back.line()
+    assert "scale paper: n_runs = 100; eta = 0.1; seed 3" in back.line()
     archive(recorder.save(results(2.0)))
     xr.testing.assert_identical(archived("doe2020/leak").results, results(2.0))
 

@@ -220,7 +220,8 @@ def judge(
 def _measure(quantity: Quantity, values: Values) -> Measured:
     x = np.concatenate(strata_of(values))
     if wild := int((~np.isfinite(x)).sum()):
-        return Measured(quantity.name, None, None, None, x.size, None, f"{wild} of {x.size} values are not finite")
+        note = "no value" if wild == x.size else f"{wild} of {x.size} values are not finite"
+        return Measured(quantity.name, None, None, None, x.size, None, note)
     estimate, low, high = interval(values, quantity.statistic)
     return Measured(quantity.name, estimate, low, high, x.size, quantity.holds(low, high))
 

@@ -46,11 +46,11 @@ class Record:
         of = [part["settings"] for part in self.parts]
         names = dict.fromkeys(name for settings in of for name in settings if name not in PART)
         shown = {name: either(*(settings.get(name) for settings in of)) for name in names}
-        settings = ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "None")
+        settings = "; ".join(f"{name} = {value.strip('[]')}" for name, value in shown.items() if value != "None")
         seed, device = (either(*(part[name] for part in self.parts)) for name in ("seed", "device"))
         commit = either(*((part["commit"] or "unknown")[:7] for part in self.parts))
         scale, hours = self.provenance["scale"], self.provenance["seconds"] / 3600
-        return f"Recorded at scale {scale}: {settings}, seed {seed}, commit {commit}, {device}, {hours:.1f} hours."
+        return f"Recorded at scale {scale}: {settings}; seed {seed}, commit {commit}, {device}, {hours:.1f} hours."
 
 
 def folder_to_write(notebook: str) -> Path:
