@@ -45,7 +45,7 @@ class Record:
 
         of = [part["settings"] for part in self.parts]
         names = dict.fromkeys(name for settings in of for name in settings if name not in PART)
-        shown = {name: either(*(settings.get(name) for settings in of)) for name in names}
+        shown = {name: either(*(settings[name] for settings in of if name in settings)) for name in names}
         settings = "; ".join(f"{name} = {value.strip('[]')}" for name, value in shown.items() if value != "None")
         seed, device = (either(*(part[name] for part in self.parts)) for name in ("seed", "device"))
         commit = either(*((part["commit"] or "unknown")[:7] for part in self.parts))
