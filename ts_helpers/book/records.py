@@ -43,7 +43,7 @@ class Record:
         def either(*values: Any) -> str:
             return " or ".join(dict.fromkeys(map(str, values)))
 
-        of = [part["settings"] for part in self.parts]
+        of = [part["settings"] for part in [self.provenance, *self.parts] if "variables" not in part]
         names = dict.fromkeys(name for settings in of for name in settings if name not in PART)
         shown = {name: either(*(settings[name] for settings in of if name in settings)) for name in names}
         settings = "; ".join(f"{name} = {value.strip('[]')}" for name, value in shown.items() if value != "None")
