@@ -43,10 +43,18 @@ def test_part_is_compared_with_its_part_of_the_record():
     assert sorted(reproduce.compare(whole, part)) == ["arm", "new"]
 
 
+def test_what_a_run_has_fewer_of_is_nan():
+    whole = results().drop_vars(["seed", "arm"])
+    one = whole.isel(seed=[0])
+    assert reproduce.compare(whole.where([[True], [False]]), one) == {}
+    assert [*reproduce.compare(whole, one)] == ["loss"]
+
+
 def test_every_part_runs_at_the_commit_that_made_it(tmp_path, monkeypatch):
     whole, asked = results(), []
-    worse = whole.assign(other=whole.loss)  # of which the record took nothing
-    parts = [dict(commit=name, dirty=False, parameters=dict(only=k), scale="paper", seed=0, variables=["loss"])
+    ran = whole.isel(seed=[0]).assign(other=whole.loss), results(9, at=(0, 3))  # the record took a part of each
+    gave = dict(variables=["loss"]), dict(sel=dict(seed=[1]))
+    parts = [dict(commit=name, dirty=False, parameters=dict(only=k), scale="paper", seed=0) | gave[k]
              for k, name in enumerate(("1" * 40, "2" * 40))]  # fmt: skip
     made = parts[0] | dict(notebook="doe2020/leak", packages={}, parts=parts)
     monkeypatch.setattr(reproduce, "read", lambda path: records.Record(whole, made))
@@ -56,7 +64,7 @@ def test_every_part_runs_at_the_commit_that_made_it(tmp_path, monkeypatch):
         if words[0] == "git":
             return CompletedProcess(words, 1)
         (folder := words[-1] / "doe2020/leak").mkdir(parents=True)
-        worse.isel(seed=[int(words[words.index("only") + 1])]).to_netcdf(folder / "results.nc", engine="h5netcdf")
+        ran[int(words[words.index("only") + 1])].to_netcdf(folder / "results.nc", engine="h5netcdf")
         return CompletedProcess(words, 0)
 
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=execute))

@@ -50,9 +50,9 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
             if subprocess.run(run, cwd=root if known else ROOT).returncode:
                 raise ValueError(f"{made['notebook']} cannot be run again, see above")
             again = xr.load_dataset(Path(folder, "out", made["notebook"], RECORD[0]), engine="h5netcdf")
-        if after := part["seed"] - made["seed"]:  # its repetitions are numbered on from those of the first seed
+        if (after := part["seed"] - made["seed"]) and "seed" in record.results.coords:  # numbered on from the first
             again = again.assign_coords(seed=np.arange(n := again.sizes["seed"]) + n * after)
-        differs |= compare(record.results, again[part.get("variables", [*again.variables])])  # some gave only a few
+        differs |= compare(record.results, again[part.get("variables", [*again.variables])].sel(part.get("sel", {})))
     others = [f"{name} {now.get(name)}, not {was}" for name, was in made["packages"].items() if now.get(name) != was]
     answer = words_for(differs), "; ".join([*commits, *others])
     if keep:
@@ -65,6 +65,8 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
 def compare(recorded: xr.Dataset, again: xr.Dataset) -> dict[str, tuple[float, str]]:
     """Return by how much of its largest value, inf for NaN or text, each variable differs that does, and where."""
     differs = {str(name): (np.inf, "all: not in the record") for name in again.variables if name not in recorded}
+    short = {dim: recorded.sizes.get(dim, n) - n for dim, n in again.sizes.items() if dim not in again.coords}
+    again = again.pad({dim: (0, n) for dim, n in short.items() if n > 0})  # NaN, as in a record with longer parts
     for name in map(str, again.variables.keys() - differs.keys()):
         one, other = recorded.reindex_like(again)[name], again[name]
         same = (one.values == other.values) | ((one != one) & (other != other)).values
