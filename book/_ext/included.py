@@ -49,10 +49,12 @@ def verdicts(claims: dict[str, Claim], found: dict[str, Record]) -> str:
                 row = [verdict, f"{runs}, {planned}" if planned else runs, finding.scale + given]
             text = f"{claim.claim} *({claim.source})*"
             rows.append([f'<span id="{claim.id}">{claim.id}</span>', text, *row, f"{{numref}}`{claim.figure}`"])
-            measured += [[claim.id, q.meaning, q.words, claim.estimates(finding)[q.name]] for q in claim.quantities]
+            told = claim.estimates(finding)  # by names, which are those of the figure's rows
+            measured += [[claim.id, f"**{q.name.replace('_', ' ')}:** {q.meaning}", q.words, told[q.name]]
+                         for q in claim.quantities]  # fmt: skip
             over = finding.over.items() if finding else ()
             measured += [[claim.id, f"the same, {value}", "", words] for value, words in over]
-            measured += [[claim.id, told, "", ""] for told in earlier(claim)]
+            measured += [[claim.id, words, "", ""] for words in earlier(claim)]
         parts += [f"## {title}\n", table(["id", "claim", "verdict", "runs", "scale", "figure"], rows)]
         parts.append(table(["id", "what we measure", "criterion", "estimate, 95 % interval"], measured))
     return "\n".join(parts)
