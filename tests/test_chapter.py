@@ -259,6 +259,7 @@ def test_arms_are_joined_along_a_labelled_dimension(told):
 def test_numbers_over_runs_read_well():
     assert (median([1, np.nan, 3], "g"), span([5, np.inf, 2], "g"), share([True, False])) == ("2", "2 to 5", "1 of 2")
     assert median([np.nan], ".1f") == span([], ".1f") == "none"
+    assert (span([3, 1, 2], "g"), span([7], "g"), span([1.01, 1.02], ".1f")) == ("1 to 3", "7", "1.0")
 
 
 def test_prose_has_the_values_of_its_expressions_where_they_stand_and_above_the_parameters_those_at_the_end():

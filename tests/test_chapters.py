@@ -73,8 +73,10 @@ def test_chapter_has_code_no_wider_than_the_page(name):
 @every_chapter
 def test_chapter_gives_every_figure_alt_text_and_caption(name):
     for cell in Job(name).notebook.cells:
-        if cell.cell_type == "code" and re.search(r"plt\.(subplots|figure)\(|^show\(", cell.source, re.M):
-            if "def " in cell.source and not cell.metadata.get("mystnb"):
-                continue  # helpers, and pages of a slider, which has its own
-            assert cell.metadata["mystnb"]["image"]["alt"].endswith(".")
-            assert cell.metadata["mystnb"]["figure"]["caption"]
+        slider, figure = "figures.slider(" in cell.source, cell.metadata.get("mystnb", {})
+        if slider or (cell.cell_type == "code" and re.search(r"plt\.(subplots|figure)\(|^show\(", cell.source, re.M)):
+            if "def " in cell.source and not figure:
+                assert not slider
+                continue  # helpers
+            assert slider or figure["image"]["alt"].endswith(".")  # a slider has one of its own for each value
+            assert figure["figure"]["caption"]

@@ -53,7 +53,7 @@ COPYING = compared(  # of 1200 steps, the last quarter is three evaluations
         [PLATEAU, DONE],
     ],
 )
-SHORTER, LONGER = "the shorter T, 500 in the paper", "the longer T, 2000 in the paper"
+SHORTER, LONGER = "the shorter $T$, 500 in the paper", "the longer $T$, 2000 in the paper"
 NOT_RUN = {"copying, longer": [np.nan] * 3}
 ADDING = compared(
     100,

@@ -80,17 +80,23 @@ def fit(
     TypeError.
 
     Args:
-        networks, loss: one, or several that differ in parameters and buffers alone; ``loss(network, *data)``, a scalar.
+        networks: one, or several that differ in parameters and buffers alone.
+        loss: ``loss(network, *data)``, a scalar.
         data: tensors, (time, sequences, ...) where minibatches are cut, or ``batch(step)`` that makes them for a step,
             0, 1, ..., the same whenever asked. With a sequence of networks all have these as first dimension.
-        epochs, n_steps: passes through the data (without batch_size one step each), or steps of the optimiser.
-        batch_size, shuffle_seed: sequences in a minibatch (None: all; the last has the rest); seed of their orders.
-        optimizer, lr: "adam" or "rmsprop", and its learning rate, one number or one a network.
+        epochs: passes through the data (without batch_size one step each).
+        n_steps: steps of the optimiser, in the place of epochs.
+        batch_size: sequences in a minibatch (None: all; the last has the rest).
+        shuffle_seed: seed of the minibatches' orders.
+        optimizer: "adam" or "rmsprop".
+        lr: its learning rate, one number or one a network.
         lr_scale: by name of parameter (wild cards allowed), what multiplies its learning rate, one number or one a
             network; 0 keeps it as it is, and out of the gradient's norm, as does ``requires_grad = False``.
         lower_bounds: by name of parameter, the least value it is set back to after each step (projection).
-        clip_norm, norm_type: to which norm, of type 2 or ``math.inf``, a network's longer gradient is scaled down.
-        metrics, eval_data: ``metric(network, *eval_data) -> tensor`` by name, without gradient; the loss, of data.
+        clip_norm: to which norm a network's longer gradient is scaled down.
+        norm_type: which norm that is, 2 or ``math.inf``.
+        metrics: ``metric(network, *eval_data) -> tensor`` by name, without gradient; None: the loss.
+        eval_data: what metrics are evaluated on; None: data.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
         patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
             to be left, however its training ended, as it was at the first evaluation that had the least.

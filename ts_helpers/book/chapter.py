@@ -160,9 +160,9 @@ def median(values: ArrayLike, spec: str) -> str:
 
 
 def span(values: ArrayLike, spec: str) -> str:
-    """Return the least and the greatest of the finite values in a format, ``2 to 5``."""
-    finite = _finite(values)
-    return f"{finite.min():{spec}} to {finite.max():{spec}}" if finite.size else "none"
+    """Return the least and the greatest of the finite values in a format, ``2 to 5``; ``2`` if they read alike."""
+    finite = np.sort(_finite(values))
+    return " to ".join(dict.fromkeys(f"{end:{spec}}" for end in finite[:: max(1, finite.size - 1)])) or "none"
 
 
 def share(mask: ArrayLike) -> str:

@@ -100,7 +100,7 @@ def _column(ax: Axes, papers: Mapping[str, Group], height: float) -> None:
     inch = 1 / (0.485 * WIDTH - LABELS)
     left, y = (0.1 - LABELS) * inch, 0.0
     for title, group in papers.items():
-        ax.text(left, y + 0.9, title, size=9, weight="bold", **words)
+        ax.text(left, y + 0.9, title, size=9, weight="bold", bbox=dict(fc="white", ec="none", pad=0.5), **words)
         y += 1.5
         for claim, finding in group:
             ax.text(left, y + 0.5, claim.id, size=8, weight="bold", **words)
