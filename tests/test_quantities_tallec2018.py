@@ -87,13 +87,13 @@ def letters():
     of = dict(loss=(["arm", "model", "warping", "seed"], loss))
     of |= dict(accuracy=(["arm", "model", "seed", "span", "score"], right))
     panels = [f"{how} {what}" for how in ("uniform", "variable") for what in ("warping", "padding")]
-    scores = "after the first letter", "of so many steps as in training", "from the first step"
+    scores = "in sequences of four letters", "of so many steps as in training", "from the first step"
     arms = dict(arm=[*panels, "longer warps"], model=["plain", "leaky", "gated"], warping=[10, 50, 100])
     return xr.Dataset(of, arms | dict(score=[*scores]))
 
 
 LETTERS = letters()
-FOUR = "after the first letter"  # of sequences of four
+FOUR = "in sequences of four letters"
 EXAMPLES = {
     **{
         f"D1a/{how}_{what}": (LETTERS, [0, 0.125, 0.125, 0.1])

@@ -81,9 +81,10 @@ def test_every_part_runs_at_the_commit_that_made_it(tmp_path, monkeypatch):
         *((path, "is not in the subpath of") for path in ("nowhere", "README.md")),
     ],
 )
-def test_what_is_no_record_is_refused(path, rule, capsys):
+@pytest.mark.parametrize("keep", [[], ["--archive"]])  # whose scale is the record's
+def test_what_is_no_record_is_refused(path, rule, keep, capsys):
     with pytest.raises(SystemExit) as left:
-        run.main(["--reproduce", path])
+        run.main(["--reproduce", path, *keep])
     assert left.value.code == 2
     assert rule in capsys.readouterr().err
 

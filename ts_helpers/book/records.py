@@ -34,7 +34,7 @@ class Record:
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """The provenance of each part that was archived by itself, or of the whole."""
+        """The provenance of the whole, or of each part; ``variables`` and labels (``sel``) if it gave not all."""
         return self.provenance.get("parts", [self.provenance])
 
     def line(self) -> str:

@@ -400,7 +400,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--list", action="store_true", help="list notebooks, parameters and last run times")
     options = parser.parse_args(argv)
     given = dict(options.given) | ({"scale": options.scale} if options.scale else {})
-    if options.archive and not options.cost and given.get("scale") != "paper":
+    if options.archive and not (options.cost or options.reproduce) and given.get("scale") != "paper":
         parser.error(f"--archive needs --scale paper, got {given.get('scale', 'book')}")
     if options.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {options.jobs}")
