@@ -1,4 +1,6 @@
 import json
+import sys
+import tarfile
 from subprocess import CompletedProcess
 from types import SimpleNamespace
 
@@ -50,28 +52,44 @@ def test_what_a_run_has_fewer_of_is_nan():
     assert [*reproduce.compare(whole, one)] == ["loss"]
 
 
-def test_every_part_runs_at_the_commit_that_made_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_every_part_runs_with_code_and_packages_of_the_commit_that_made_it(known, tmp_path, monkeypatch):
     whole, asked = results(), []
     ran = whole.isel(seed=[0]).assign(other=whole.loss), results(9, at=(0, 3))  # the record took a part of each
     gave = dict(variables=["loss"]), dict(sel=dict(seed=[1]))
     parts = [dict(commit=name, dirty=False, parameters=dict(only=k), scale="paper", seed=0) | gave[k]
              for k, name in enumerate(("1" * 40, "2" * 40))]  # fmt: skip
-    made = parts[0] | dict(notebook="doe2020/leak", packages={}, parts=parts)
-    monkeypatch.setattr(reproduce, "read", lambda path: records.Record(whole, made))
+    made = parts[0] | dict(notebook="doe2020/leak", packages={"torch": "2", "numpy": "2"}, parts=parts)
+    monkeypatch.setattr(reproduce, "archived", lambda name: records.Record(whole, made))
 
-    def execute(words, cwd, capture_output=False):
+    def load(folder):
+        run = xr.load_dataset(folder / "results.nc", engine="h5netcdf")
+        return records.Record(run, {"packages": {"torch": "3", "numpy": "2"}})
+
+    def execute(words, cwd, capture_output=False, check=False):
         asked.append([str(word) for word in words])
-        if words[0] == "git":
-            return CompletedProcess(words, 1)
+        if words[0] == "git" and known:
+            with tarfile.open(words[3], "w"):
+                pass
+        if words[0] in ("git", "make"):
+            return CompletedProcess(words, not known)
+        assert check
         (folder := words[-1] / "doe2020/leak").mkdir(parents=True)
         ran[int(words[words.index("only") + 1])].to_netcdf(folder / "results.nc", engine="h5netcdf")
         return CompletedProcess(words, 0)
 
+    monkeypatch.setattr(reproduce, "load", load)
     monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=execute))
-    said, how = reproduce.reproduce(tmp_path)
+    said, how = reproduce.reproduce(reproduce.RESULTS / "doe2020/leak.paper.nc")
     assert said == "identical"
-    assert [words[-1] for words in asked if words[0] == "git"] == ["1" * 40, "2" * 40]
-    assert how == "; ".join(f"this code, as git has no commit {part['commit']}" for part in parts)
+    steps = [words[-1 if words[0] == "git" else 0] for words in asked]
+    which = [f"commit {n * 7}" if known else f"this code, as git has no commit {n * 40}" for n in "12"]
+    assert how == f"{which[0]}; torch 3, not 2; {which[1]}"
+    if known:
+        assert steps[:2] == ["1" * 40, "make"]
+        assert steps[2].endswith("/code/.venv/bin/python")
+    else:
+        assert steps == ["1" * 40, sys.executable, "2" * 40, sys.executable]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def slider(
         box, drawing = _slim(buffer.getvalue(), shared)
         size = f'width="{width}" height="{height}" viewBox="{box}"'
         said = f'data-value="{value:g}" role="img" aria-label="{html.escape(alt(value))}"{" hidden" * (i != start)}'
-        frame = f'<svg {size} style="{FRAME}">{drawing}</svg>'
+        frame = f'<svg {size} style="max-width: 100%; height: auto; stroke-linejoin: round">{drawing}</svg>'
         frames.append(f"<div {said}>{frame if i == start else f'<template>{frame}</template>'}</div>")
     once = f'<svg width="0" height="0" style="position: absolute" aria-hidden="true">{"".join(shared.values())}</svg>'
     numbers = {name: i for i, name in enumerate(shared)}
@@ -107,7 +107,6 @@ style="flex: 1 1 12em; margin: 0.4em" data-lm-suppress-shortcuts="true"></label>
 </div>""")
 
 
-FRAME = "max-width: 100%; height: auto; stroke-linejoin: round"
 # A frame is no part of the page until it is wanted. No sign for greater: it would end the tag for Sphinx's search.
 MOVE = """const frames = this.querySelectorAll('[role=img]'), now = frames[event.target.value];
 for (const frame of frames) frame.hidden = frame != now;

@@ -6,55 +6,55 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from ts_helpers.book.paths import RECORD, RESULTS, ROOT, versions
-from ts_helpers.book.records import Record, archived, as_json, load
+from ts_helpers.book.paths import RESULTS, ROOT
+from ts_helpers.book.records import archived, as_json, load
 
 ANSWERS = RESULTS / "reproduced.json"
 TOLERANCE = 1e-5  # of a variable's largest value
 
 
-def read(path: Path) -> Record:
-    """Read a record: its folder, or a file archived below ``results/``; ValueError if it is neither."""
-    if path.is_dir():
-        return load(path)
-    name = path.resolve().relative_to(RESULTS).as_posix().removesuffix(".paper.nc")
-    if not (found := archived(name)):
-        raise ValueError(f"a record must be its folder, or one of results/*/*.paper.nc, got {path}")
-    return found
-
-
 def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
     """Run all parts of a record again; return what differs, in words, and under which circumstances.
 
-    The code is that of each part's commit, if git has it, else this. ``keep`` writes the answer below ``results/``,
-    for *How to rerun* to show. ValueError: no record, or a run fails.
+    A record is its folder, or a file archived below ``results/``. Code and packages are those of each part's commit, if
+    git has it, else these. ``keep`` writes the answer below ``results/``, for *How to rerun* to show. ValueError: no
+    record; CalledProcessError: a run fails.
     """
-    record, start, differs = read(path), time.perf_counter(), dict[str, tuple[float, str]]()
-    made, now, commits = record.provenance, versions(), dict[str, None]()
-    for part in record.parts:
+    start = time.perf_counter()
+    name = "" if path.is_dir() else path.resolve().relative_to(RESULTS).as_posix().removesuffix(".paper.nc")
+    if not (record := archived(name) if name else load(path)):
+        raise ValueError(f"a record must be its folder, or one of results/*/*.paper.nc, got {path}")
+    made, differs, how = record.provenance, dict[str, tuple[float, str]](), dict[str, None]()
+    for commit, parts in groupby(record.parts, lambda part: part["commit"]):
         with tempfile.TemporaryDirectory() as folder:
-            root, code = Path(folder, "code"), Path(folder, "code.tar")
-            git = ["git", "archive", "--output", code, part["commit"] or "none"]
+            root, code, out = (Path(folder, name) for name in ("code", "code.tar", "out"))
+            git = ["git", "archive", "--output", code, commit or "none"]
             if known := subprocess.run(git, cwd=ROOT, capture_output=True).returncode == 0:
                 shutil.unpack_archive(code, root, filter="data")
-            which = f"commit {part['commit'][:7]}" if known else f"this code, as git has no commit {part['commit']}"
-            commits[which + ", changed" * bool(part["dirty"])] = None
-            given = part["parameters"] | {"scale": part["scale"], "seed": part["seed"]}
-            words = [word for name, value in given.items() if value is not None for word in ("-p", name, str(value))]
-            run = [sys.executable, "-m", "ts_helpers.run", made["notebook"], *words, "--out", Path(folder, "out")]
-            if subprocess.run(run, cwd=root if known else ROOT).returncode:
-                raise ValueError(f"{made['notebook']} cannot be run again, see above")
-            again = xr.load_dataset(Path(folder, "out", made["notebook"], RECORD[0]), engine="h5netcdf")
-        if (after := part["seed"] - made["seed"]) and "seed" in record.results.coords:  # numbered on from the first
-            again = again.assign_coords(seed=np.arange(n := again.sizes["seed"]) + n * after)
-        differs |= compare(record.results, again[part.get("variables", [*again.variables])].sel(part.get("sel", {})))
-    others = [f"{name} {now.get(name)}, not {was}" for name, was in made["packages"].items() if now.get(name) != was]
-    answer = words_for(differs), "; ".join([*commits, *others])
+                subprocess.run(["make", ".venv/.book", f"PYTHON={sys.executable}"], cwd=root, check=True)
+            which = f"commit {commit[:7]}" if known else f"this code, as git has no commit {commit}"
+            python, root = (root / ".venv/bin/python", root) if known else (sys.executable, ROOT)
+            for part in parts:
+                given = part["parameters"] | {"scale": part["scale"], "seed": part["seed"]}
+                words = [word for key, value in given.items() if value is not None for word in ("-p", key, str(value))]
+                run = [python, "-m", "ts_helpers.run", made["notebook"], *words, "--out", out]
+                subprocess.run(run, cwd=root, check=True)
+                ran = load(out / made["notebook"])
+                again, now = ran.results, ran.provenance["packages"]
+                if (after := part["seed"] - made["seed"]) and "seed" in record.results.coords:  # numbered on
+                    again = again.assign_coords(seed=np.arange(n := again.sizes["seed"]) + n * after)
+                again = again[part.get("variables", [*again.variables])].sel(part.get("sel", {}))
+                differs |= compare(record.results, again)
+                others = sorted(made["packages"].items() - now.items())
+                how[which + ", changed" * bool(part["dirty"])] = None
+                how |= {f"{key} {now.get(key)}, not {was}": None for key, was in others}
+    answer = words_for(differs), "; ".join(how)
     if keep:
         told = json.loads(ANSWERS.read_bytes()) if ANSWERS.exists() else {}
         told[f"{made['notebook']}, {made['scale']}"] = [*answer, round(time.perf_counter() - start)]

@@ -19,6 +19,7 @@ from copy import deepcopy
 from functools import cache, cached_property, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from subprocess import CalledProcessError
 from textwrap import indent
 from types import SimpleNamespace
 from typing import Any
@@ -429,7 +430,7 @@ def main(argv: list[str] | None = None) -> int:
                 noted.write_text(json.dumps(before | both, indent=1) + "\n")
             return int(failed > 0)
         todo = [job for job in jobs if not job.is_current()]
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, CalledProcessError) as error:
         parser.error("--reproduce: " * bool(options.reproduce) + str(error))
     for job in jobs:
         word = "up to date " if job not in todo else "OUT OF DATE" if options.check else "to run     "
