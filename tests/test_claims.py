@@ -128,8 +128,9 @@ def test_criterion_and_measured_read_well():
         assert plain(quantity(criterion, "rate").words) == words
     for criterion, words in (("<= 0.9", "at most 0.9"), ("in [0.0, 0.03]", "between 0 and 0.03")):
         assert quantity(criterion).words == words
-    assert plain(describe(1.0, 0.9638, 1.0, "rate")) == "100 % [96, 100]"
-    assert plain(describe(-1.985, -1.99, -1.98, "median")) == "-1.99 [-1.99, -1.98]"
+    assert plain(describe(1.0, 0.9638, 1.0, "rate", 2)) == "100 % [96, 100]"
+    assert plain(describe(-1.985, -1.99, -1.98, "median", 3)) == "-1.99 [-1.99, -1.98]"
+    assert plain(describe(-1.985, -1.99, -1.98, "median", 2)) == "-1.99 (n = 2)"
 
 
 @pytest.mark.parametrize(

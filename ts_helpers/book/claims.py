@@ -117,7 +117,7 @@ class Measured:
         """Return estimate and interval for a reader, or why there are none."""
         if self.estimate is None or self.low is None or self.high is None:
             return self.note
-        return describe(self.estimate, self.low, self.high, statistic)
+        return describe(self.estimate, self.low, self.high, statistic, self.seeds)
 
 
 @dataclass(frozen=True)
@@ -226,16 +226,16 @@ def _measure(quantity: Quantity, values: Values) -> Measured:
     return Measured(quantity.name, estimate, low, high, x.size, quantity.holds(low, high))
 
 
-def describe(estimate: float, low: float, high: float, statistic: str) -> str:
-    """Return an estimate and its interval for a reader: ``97 % [92, 99]`` or ``-1.93 [-1.98, -1.90]``."""
+def describe(estimate: float, low: float, high: float, statistic: str, seeds: int) -> str:
+    """Return an estimate and its interval for a reader: ``97 % [92, 99]``, ``2.1 [1.9, 2.4]``, ``2.1 (n = 2)``."""
     percent = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    text = percent if statistic == "rate" else f"{estimate:.3g} [{low:.3g}, {high:.3g}]"
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+    ends = f"[{low:.3g}, {high:.3g}]" if seeds > 2 else f"(n = {seeds})"  # two can have no interval of 95 %
+    return (percent if statistic == "rate" else f"{estimate:.3g} {ends}").replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def summary(values: Values, statistic: str = "median") -> str:
     """Return estimate and 95 % interval of values, one a seed, for a reader; see `interval` and `describe`."""
-    return describe(*interval(values, statistic), statistic)
+    return describe(*interval(values, statistic), statistic, sum(part.size for part in strata_of(values)))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

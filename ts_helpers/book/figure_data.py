@@ -17,7 +17,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-HEAD = ["panel", "series", "number", "x", "y", "value"]
 MOST = 1_000_000  # characters of a table
 RUN = "(run)"  # the label of one line of many ends so
 
@@ -46,7 +45,7 @@ def table(fig: Figure) -> str:
         rows = csv.writer(text := io.StringIO(), lineterminator="\n")
         left_out = f"left out: of single runs all but every {step}th point" if step > 1 else ""
         text.writelines(f"# {' '.join(line.split())}\n" for line in (left_out, *told) if line)
-        rows.writerow(HEAD)
+        rows.writerow(["panel", "series", "number", "x", "y", "value"])
         for n, series, number, points in drawn:
             rows.writerows([n, series, number, *point] for point in points[:: step if series.endswith(RUN) else 1])
         if text.tell() <= MOST:

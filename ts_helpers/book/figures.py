@@ -154,8 +154,9 @@ def beside(
     for column, (title, results) in zip(axes.T, runs.items(), strict=True):
         draw(column, results)
         column[0].set_title(title)
-    for ax in axes[:, 1:].flat:
-        ax.set_ylabel("")
+    for left, ax in zip(axes[:, :-1].flat, axes[:, 1:].flat, strict=True):
+        ax.yaxis.label.set_visible(alone := not left.axison)  # beside a panel that has nothing to show
+        ax.tick_params(labelleft=alone)
     if axes[0, 0].get_legend_handles_labels()[0]:
         axes[0, 0].legend(fontsize=8, **legend)
     return fig

@@ -279,7 +279,7 @@ def plot_starts(
         raise ValueError(f"starts must be {len(_STYLES)} at most, got {', '.join(starts)}")
     ax.set(xlabel="step of RMSprop", ylabel="loss over memoryless", yscale="log", ylim=(least, 30))
     if arm not in results.arm:
-        ax.set_xticks([])
+        ax.set_axis_off()
         ax.text(0.5, 0.5, f"{arm}: not run", transform=ax.transAxes, ha="center", fontsize=8)
         return
     results = results.sel(arm=arm)
