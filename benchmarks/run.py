@@ -110,7 +110,7 @@ def compare(name: str, repetitions: int, seconds: float, beside: Path | None) ->
         if before:  # one right after the other
             ways |= {"engine": ways.pop("engine"), "engine before": before}
         else:
-            absent["engine before"] = "not beside"
+            absent["engine before"] = "not compared"
         prove(ways)
         times = repeat(ways, repetitions, seconds)
     return {"sizes": work.sizes(), "seconds": times, "absent": absent, "products by": by}

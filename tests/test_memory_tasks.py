@@ -180,7 +180,11 @@ def test_runs_of_an_arm_are_those_that_were_trained_and_the_title_names_them():
     )
     assert [runs_of(arms, arm).seed.values.tolist() for arm in ("all", "one")] == [[0, 1, 2], [2]]
     titles = [size(arms), size(arms.sel(arm=["all"])), size(arms.sel(arm=["one"]))]
-    assert titles == ["T = 50, 500; 1 to 3 runs", "T = 500; 3 runs", "T = 50; 1 run"]
+    assert [title.replace("\N{NO-BREAK SPACE}", " ") for title in titles] == [
+        "T = 50, 500; 1 to 3 runs",
+        "T = 500; 3 runs",
+        "T = 50; 1 run",
+    ]
     assert steps_taken(xr.DataArray([[2000.0, np.nan], [2000, 2000]])) == "2,000"
     assert steps_taken(xr.DataArray([[2000.0, np.nan], [1000, 1500]])) == "1,000 to 2,000"
     assert steps_taken(xr.DataArray([np.nan, np.nan])) == "none"

@@ -122,7 +122,7 @@ def test_chapter_includes_its_claims_and_what_was_measured_beside_what_is_record
         assert lines[0] == f"| {head} |"
         assert lines[2].startswith("| share of runs whose three time constants all end within 10 % of the teacher's")
         assert lines[2].split(" | ")[1].strip(" |") == "at least 90\xa0%"
-        assert lines[2].count("100\xa0%\xa0[96,\xa0100]") == measured
+        assert lines[2].count("100\xa0% [96,\xa0100]") == measured
         assert lines[-1] == f"**C2: {verdict}.**"
         assert f"| {CLAIMS['C2'].source} | {{numref}}`fig-matsuki-task1` | {verdict} |\n" in made[CHAPTER]
         linked = r'^\| <span id="(C\d)">\[\1\]\(../../book/verdicts.md#\1\)</span>'
@@ -230,7 +230,7 @@ def test_costs_are_a_table_of_what_was_recorded(tmp_path, monkeypatch):
 def test_findings_have_the_numbers_of_the_records_and_every_claim_a_link_in_the_strip(tmp_path, monkeypatch):
     (tmp_path / "findings.md").write_text("Found in {C2-taus_recovered} ([here](notebooks/x.md)).\n")
     monkeypatch.setattr(pages, "FINDINGS", tmp_path / "findings.md")
-    told = "Found in {} ([here](notebooks/x.md)).\n".format("100 % [96, 100]".replace(" ", "\N{NO-BREAK SPACE}"))
+    told = "Found in {} ([here](notebooks/x.md)).\n".format("100\xa0% [96,\xa0100]")
     assert pages.findings(CLAIMS, found()) == told
     assert pages.findings(CLAIMS, {}) == "Found in – ([here](notebooks/x.md)).\n"
     assert told not in pages.readme(README, CLAIMS, found())  # no recorded run's

@@ -98,8 +98,8 @@ def fit(
         metrics: ``metric(network, *eval_data) -> tensor`` by name, without gradient; None: the loss.
         eval_data: what metrics are evaluated on; None: data.
         eval_interval: epochs or steps between two evaluations; one more is after the last step.
-        patience: evaluations in a row whose first metric was not below the least before, after which a network stops,
-            to be left, however its training ended, as it was at the first evaluation that had the least.
+        patience: evaluations in a row whose first metric was not below the least before, after which a network stops.
+            However its training ends, the network is then left as it was at its first evaluation with the least.
         lr_patience: such evaluations after which its learning rates are halved, and again after as many more.
         stop_below: a network stops after three evaluations in a row with a first metric at or below this.
         checkpoint: folder that keeps the state once a minute and at the end. A call with the same networks, data,

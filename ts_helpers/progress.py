@@ -18,10 +18,10 @@ ENOUGH, NEAR = (5, 0.5), 5.0  # steps and seconds of a rehearsal; seconds that i
 
 
 def progress(items: Iterable[Item], name: str, total: int, first: int = 0, long: int = 0) -> Iterator[Item]:
-    """Pass on steps, total with the first done before, behind a bar; in a log, a line every half minute, if so long.
+    """Pass on steps and show a bar; in a log, a line every half minute. Of ``total``, ``first`` were done before.
 
-    Where ``long`` of them are as long as the first, and the others alike, a rehearsal passes on a few alone: if
-    ``$TS_REHEARSE`` names a file, the seconds that the rest would take are added to it.
+    A rehearsal, where ``$TS_REHEARSE`` names a file, passes on a few steps only and adds the seconds that the others
+    would take to the file; ``long`` of the steps take as long as the first, the others one like another.
     """
     instance(Integral, "a whole number", total=total, first=first)
     if long and (file := os.environ.get("TS_REHEARSE")):

@@ -202,7 +202,8 @@ def chrono_init_(
 def unknown_range_init_(gates: Gated | Tensor, T_max: int, *, generator: Generator) -> None:
     r"""Let each unit of each layer forget in a time T of the law `heavy_tailed`, where no range is known: b = log(T).
 
-    Source: Tallec & Ollivier (2018), footnote 7. Departure: T is at most T_max. Refuses as that and `set_gate_bias_`.
+    Source: Tallec & Ollivier (2018), footnote 7. Departure: T is at most T_max. ValueError: as of
+    `heavy_tailed` and `set_gate_bias_`.
     """
     instance(Generator, "a torch.Generator", generator=generator)
     law = heavy_tailed(T_max)

@@ -292,8 +292,8 @@ def tasks(folder: Path, quick: bool) -> Iterator[tuple[str, Callable[[], Outcome
     long = Case.made(folder / "long", n_steps=600 if quick else 1500, interval=2.0)
     plan: list[tuple[str, Case, Callable[..., Outcome], int, tuple[Any, ...]]] = [
         ("disk full, and at last read-only", short, full, 1, (5 if quick else 1,)),
-        ("kill -9, trainings with checkpoints", long, kills, 1 if quick else 5, (2 if quick else 4,)),
-        ("kill -9, short runs", short, kills, 2 if quick else 20, (3 if quick else 15,)),
+        ("`kill -9`, trainings with checkpoints", long, kills, 1 if quick else 5, (2 if quick else 4,)),
+        ("`kill -9`, short runs", short, kills, 2 if quick else 20, (3 if quick else 15,)),
         ("SIGTERM, short runs", short, kills, 1 if quick else 2, (3 if quick else 10, signal.SIGTERM)),
         ("two runs of one notebook at once", short, twice, 1 if quick else 10, ()),
         ("clock set back", short, clock, 2 if quick else 6, ()),

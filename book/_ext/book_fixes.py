@@ -64,7 +64,8 @@ def _link_targets(app, doctree):
 def _set_numbers(app, doctree, docname):
     """Set numbers as print does: -2e-05 % with a minus, its power of ten, and its unit on the same line."""
     for text in list(doctree.findall(nodes.Text)):
-        if not isinstance(text.parent, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw)):
+        code = "default_value" in text.parent.get("classes", [])  # of an argument
+        if not code and not isinstance(text.parent, (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw)):
             made = re.sub(r"(?<![\w.-])-(?=\d)", "−", re.sub(r"(?:(?<=\d)|^) %", "\N{NO-BREAK SPACE}%", text))
             made = re.sub(r"\b(\d[\d.]*)e-0*(\d+)", lambda f: f"{f[1]}{TIMES}10⁻{f[2].translate(RAISED)}", made)
             if made != text:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ts_helpers.book.paths import CLAIMS
 
-CONFIDENCE = 0.95
+CONFIDENCE, NBSP = 0.95, "\N{NO-BREAK SPACE}"
 STATISTICS: dict[str, Callable[..., Any]] = {"mean": np.mean, "median": np.median}
 Verdict = Literal["reproduced", "partly", "not reproduced", "inconclusive"]
 Values = ArrayLike | Mapping[Any, ArrayLike]  # one a seed; of several strata (teachers, tasks) a mapping, by stratum
@@ -51,7 +51,7 @@ class Quantity:
     def words(self) -> str:
         """The criterion for a reader, that of a rate in percent: ``at least 80 %``, ``between 0.5 and 2``."""
         rate = self.statistic == "rate"
-        least, most = (f"{100 * end:g}\N{NO-BREAK SPACE}%" if rate else f"{end:g}" for end in self.range)
+        least, most = (f"{100 * end:g}{NBSP}%" if rate else f"{end:g}" for end in self.range)
         return {">": f"at least {least}", "<": f"at most {most}", "i": f"between {least} and {most}"}[self.criterion[0]]
 
 
@@ -228,9 +228,11 @@ def _measure(quantity: Quantity, values: Values) -> Measured:
 
 def describe(estimate: float, low: float, high: float, statistic: str, seeds: int) -> str:
     """Return an estimate and its interval for a reader: ``97 % [92, 99]``, ``2.1 [1.9, 2.4]``, ``2.1 (n = 2)``."""
-    percent = f"{100 * estimate:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    ends = f"[{low:.3g}, {high:.3g}]" if seeds > 2 else f"(n = {seeds})"  # two can have no interval of 95 %
-    return (percent if statistic == "rate" else f"{estimate:.3g} {ends}").replace(" ", "\N{NO-BREAK SPACE}")
+    middle, *ends = (
+        f"{100 * x:.0f}" if statistic == "rate" else f"{x:#.3g}".rstrip(".") for x in (estimate, low, high)
+    )
+    within = f"(n = {seeds})" if seeds < 3 and statistic != "rate" else f"[{', '.join(ends)}]"  # two: no such interval
+    return f"{middle}{' %' * (statistic == 'rate')}".replace(" ", NBSP) + f" {within.replace(' ', NBSP)}"
 
 
 def summary(values: Values, statistic: str = "median") -> str:

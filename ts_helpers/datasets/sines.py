@@ -3,8 +3,8 @@
 `COMPONENTS` has (cycles in 100 steps, amplitude) of the sines of five sequences. The paper prints no numbers; these are
 found by a random search for sums that fit what its authors' code gives away: 4 or 5 components, about 0.1 to 18 cycles,
 values within [-1.9, 1.6], closed-loop errors of 42.1 of a constant mean and 8.24 of a perfect copy one step off, and of
-each sequence's power the share above 10 cycles, `fast_share`: .22 .16 .71 .15 .08. Of some 30,000 sequences drawn as by
-`random_components`, each within .02 of its share, and 90 million fives of them, these are nearest by their worst share.
+each sequence's power the share above 10 cycles, `fast_share`: 0.22, 0.16, 0.71, 0.15, 0.08. Of some 30,000 drawn by
+`random_components`, each within 0.02 of its share, and 90 million fives of them, these are nearest by their worst.
 """
 
 import math

@@ -208,7 +208,7 @@ def size(results: xr.Dataset) -> str:
     """Return the lengths T of all arms, and how many runs the arms have, for a title."""
     runs = sorted({runs_of(results, arm).sizes["seed"] for arm in results.arm.values})
     many = f"{runs[0]} to {runs[-1]} runs" if len(runs) > 1 else "1 run" if runs == [1] else f"{runs[0]} runs"
-    return f"T = {', '.join(str(int(T)) for T in np.unique(results['T']))}; {many}"
+    return f"T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{', '.join(str(int(T)) for T in np.unique(results['T']))}; {many}"
 
 
 def steps_taken(taken: xr.DataArray) -> str:
@@ -295,7 +295,7 @@ def plot_starts(
         ax.plot(results.step, loss.T.clip(least), color=color, lw=0.5, ls="-")
         if held.sizes["seed"]:
             median = held.median("seed", skipna=False).clip(least)
-            ax.plot(results.step, median, color=color, lw=2.2, ls=dash, label=start)
+            ax.plot(results.step, median, color=color, lw=2.2, ls=dash, label=start.replace("T_max", r"$T_{\max}$"))
     for level in (1, 0.5):
         ax.axhline(level, color="0.4", ls=":", lw=1)
     both_ways: Any = (lambda step: batch_size * step / 1000, lambda seen: 1000 * seen / batch_size)
