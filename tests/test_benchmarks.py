@@ -184,6 +184,6 @@ def test_recorded_stress_tried_everything_and_lost_nothing():
     recorded = json.loads((run.ROOT / "results" / "stress.json").read_text())["rows"]
     assert {row["bad"] for row in recorded} == {0}
     tried = {row["what"]: row["tried"] for row in recorded}
-    assert tried["kill -9, short runs"] >= 300
-    assert tried["kill -9, trainings with checkpoints"] >= 20
+    assert tried["`kill -9`, short runs"] >= 300
+    assert tried["`kill -9`, trainings with checkpoints"] >= 20
     assert min(tried.values()) > 0

@@ -71,9 +71,9 @@ def draw(papers: Mapping[str, Group]) -> Figure:
     fig = Figure(figsize=(WIDTH, inches))
     fig.set_layout_engine("none")
     for left, column in zip((LABELS, WIDTH / 2 + LABELS), columns, strict=True):
-        lines = rows(column)
-        box = (left / WIDTH, 1 - (ABOVE + ROW * lines) / inches, 0.485 - LABELS / WIDTH, ROW * lines / inches)
-        _column(fig.add_axes(box), column, lines)
+        if lines := rows(column):
+            box = (left / WIDTH, 1 - (ABOVE + ROW * lines) / inches, 0.485 - LABELS / WIDTH, ROW * lines / inches)
+            _column(fig.add_axes(box), column, lines)
     marks = [Line2D([], [], ls="-", label=verdict, **MARK, **look) for verdict, look in LOOKS.items()]
     fig.legend(handles=marks, loc="upper center", ncols=4)
     return fig
