@@ -171,3 +171,16 @@ def test_table_that_is_too_large_has_fewer_points_of_single_runs_alone_and_says_
     plt.close(fig)
     assert told[0] == "# left out: of single runs all but every 4th point"
     assert [len(points[1, series]) for series in ("runs", "runs (run)")] == [100, 50 * 25]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_panel_beside_one_that_shows_nothing_has_labels_of_its_own(shown):
+    def draw(axes, run):
+        axes[0].set(ylabel="loss")
+        if not run:
+            axes[0].set_axis_off()
+
+    fig = figures.beside(draw, {"recorded": shown, "this run": True})
+    assert fig.axes[1].yaxis.label.get_visible() != shown
+    assert fig.axes[1].yaxis.get_tick_params()["labelleft"] != shown
+    plt.close(fig)

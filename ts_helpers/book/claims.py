@@ -228,11 +228,10 @@ def _measure(quantity: Quantity, values: Values) -> Measured:
 
 def describe(estimate: float, low: float, high: float, statistic: str, seeds: int) -> str:
     """Return an estimate and its interval for a reader: ``97 % [92, 99]``, ``2.1 [1.9, 2.4]``, ``2.1 (n = 2)``."""
-    middle, *ends = (
-        f"{100 * x:.0f}" if statistic == "rate" else f"{x:#.3g}".rstrip(".") for x in (estimate, low, high)
-    )
-    within = f"(n = {seeds})" if seeds < 3 and statistic != "rate" else f"[{', '.join(ends)}]"  # two: no such interval
-    return f"{middle}{' %' * (statistic == 'rate')}".replace(" ", NBSP) + f" {within.replace(' ', NBSP)}"
+    rate = statistic == "rate"
+    middle, *ends = (f"{100 * x:.0f}" if rate else f"{x:#.3g}".rstrip(".") for x in (estimate, low, high))
+    within = f"[{', '.join(ends)}]" if rate or seeds > 2 else f"(n = {seeds})"  # two can have none of 95 %
+    return f"{middle}{f'{NBSP}%' * rate} {within.replace(' ', NBSP)}"
 
 
 def summary(values: Values, statistic: str = "median") -> str:

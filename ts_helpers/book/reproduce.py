@@ -22,9 +22,8 @@ TOLERANCE = 1e-5  # of a variable's largest value
 def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
     """Run all parts of a record again; return what differs, in words, and under which circumstances.
 
-    A record is its folder, or a file archived below ``results/``. Code and packages are those of each part's commit, if
-    git has it, else these. ``keep`` writes the answer below ``results/``, for *How to rerun* to show. ValueError: no
-    record; CalledProcessError: a run fails.
+    A record is its folder, or a file below ``results/``. Code and packages are those of each part's commit or, if git
+    lacks it, these. ``keep`` notes the answer for *How to rerun*. ValueError: no record; CalledProcessError: it fails.
     """
     start = time.perf_counter()
     name = "" if path.is_dir() else path.resolve().relative_to(RESULTS).as_posix().removesuffix(".paper.nc")
@@ -45,8 +44,7 @@ def reproduce(path: Path, keep: bool = False) -> tuple[str, str]:
                 words = [word for key, value in given.items() if value is not None for word in ("-p", key, str(value))]
                 run = [python, "-m", "ts_helpers.run", made["notebook"], *words, "--out", out]
                 subprocess.run(run, cwd=root, check=True)
-                ran = load(out / made["notebook"])
-                again, now = ran.results, ran.provenance["packages"]
+                again, now = (ran := load(out / made["notebook"])).results, ran.provenance["packages"]
                 if (after := part["seed"] - made["seed"]) and "seed" in record.results.coords:  # numbered on
                     again = again.assign_coords(seed=np.arange(n := again.sizes["seed"]) + n * after)
                 again = again[part.get("variables", [*again.variables])].sel(part.get("sel", {}))
