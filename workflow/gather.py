@@ -104,7 +104,8 @@ def archive(records: Sequence[Record]) -> Path:
         seconds = round(sum(part["seconds"] for part in parts), 1)
         made = made | which | dict(seed=first, seconds=seconds, parts=parts)
     with tempfile.TemporaryDirectory() as folder:
-        results.to_netcdf(file := Path(folder, RECORD[0]), engine="h5netcdf")
+        packed = dict.fromkeys(results.data_vars, {"zlib": True})  # most of what is joined may be NaN
+        results.to_netcdf(file := Path(folder, RECORD[0]), engine="h5netcdf", encoding=packed)
         return put(file, made)
 
 
