@@ -104,7 +104,7 @@ def archive(records: Sequence[Record]) -> Path:
         seconds = round(sum(part["seconds"] for part in parts), 1)
         made = made | which | dict(seed=first, seconds=seconds, parts=parts)
     with tempfile.TemporaryDirectory() as folder:
-        packed = dict.fromkeys(results.data_vars, {"zlib": True})  # most of what is joined may be NaN
+        packed = {name: {"zlib": True} for name in results.data_vars}  # most of what is joined may be NaN
         results.to_netcdf(file := Path(folder, RECORD[0]), engine="h5netcdf", encoding=packed)
         return put(file, made)
 
