@@ -773,6 +773,31 @@ def test_training_refuses_what_it_cannot_use(change, message):
         fit(**how)
 
 
+@pytest.mark.parametrize("set_before", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_subnormal_numbers_are_0_while_it_trains_and_afterwards_as_they_were(set_before, fails, request):
+    request.addfinalizer(lambda: torch.set_flush_denormal(False))
+    if not torch.set_flush_denormal(set_before):
+        pytest.skip("this processor always keeps subnormal numbers")
+
+    def flushed(network=None, x=None):
+        return torch.tensor(1e-40) * 1 == 0
+
+    def learned(network, x):
+        assert not fails
+        return network(x).square().sum()
+
+    def train():
+        return fit(Leaky(), learned, [torch.ones(3, 1)], n_steps=2, metrics={"flushed": lambda *_: flushed().float()})
+
+    if fails:
+        with pytest.raises(AssertionError):
+            train()
+    else:
+        assert train().metrics["flushed"].all()
+    assert flushed() == set_before
+
+
 def test_numbers_of_numpy_are_as_good():
     how = dict(data=[torch.ones(5, 2, 3)], loss=lambda network, x: network(x).square().mean())
     one, other = linear(), linear()

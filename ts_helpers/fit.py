@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -231,18 +232,19 @@ class _Run:
         modes = [(module, module.training) for module in rows.base.modules()]
         rows.base.train()
         try:
-            for step in progress(range(now.step, total), name, total, now.step, len(self.points)):
-                self.evaluate()
-                if now.over:
-                    break
-                self.take(step)
-                clock = time.perf_counter()
-                now.step, now.seconds = step + 1, before + clock - start
-                if file and clock - saved > 60:
-                    write(file, vars(now) | {"buffers": rows.buffers})
-                    saved = clock
-            else:
-                self.evaluate()
+            with _without_subnormals():
+                for step in progress(range(now.step, total), name, total, now.step, len(self.points)):
+                    self.evaluate()
+                    if now.over:
+                        break
+                    self.take(step)
+                    clock = time.perf_counter()
+                    now.step, now.seconds = step + 1, before + clock - start
+                    if file and clock - saved > 60:
+                        write(file, vars(now) | {"buffers": rows.buffers})
+                        saved = clock
+                else:
+                    self.evaluate()
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -340,6 +342,20 @@ class _Run:
             if bool(keeping.any()):
                 now.kept_buffers = _chosen(keeping, self.rows.buffers, now.kept_buffers)
         self.stop(stopping)
+
+
+@contextmanager
+def _without_subnormals() -> Iterator[None]:
+    """Take numbers too small for a full mantissa, below 1e-38 in float32, as 0: gradients that vanish over many steps.
+
+    A processor may be a hundred times slower at them. Threads that begin meanwhile do the same.
+    """
+    before = bool(torch.tensor(1e-40) * 1 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _fell(values: Tensor, best: Tensor, waited: Tensor) -> Tensor:
