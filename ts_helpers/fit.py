@@ -76,9 +76,9 @@ def fit(
 
     Many are stacked, `AT_ONCE` or more at a time, or less where they would take more than `MEMORY`, and run under
     `torch.func.vmap`; one alone is called as in any loop of PyTorch. Modules are in training mode for steps, in
-    evaluation mode for metrics. A network whose loss or gradient is not finite keeps its parameters from then on. What
-    cannot be trained (together), data that do not fit, and settings out of range raise a ValueError, other types a
-    TypeError.
+    evaluation mode for metrics. Subnormal numbers count as 0 meanwhile. A network whose loss or gradient is not finite
+    keeps its parameters from then on. What cannot be trained (together), data that do not fit, and settings out of
+    range raise a ValueError, other types a TypeError.
 
     Args:
         networks: one, or several that differ in parameters and buffers alone.
