@@ -2,6 +2,7 @@ import io
 import math
 import re
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -775,20 +776,23 @@ def test_training_refuses_what_it_cannot_use(change, message):
 
 @pytest.mark.parametrize("set_before", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-def test_subnormal_numbers_are_0_while_it_trains_and_afterwards_as_they_were(set_before, fails, request):
-    request.addfinalizer(lambda: torch.set_flush_denormal(False))
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_subnormal_numbers_are_0_while_it_trains_and_afterwards_as_they_were(set_before, fails, default, request):
+    for undo in (partial(torch.set_flush_denormal, False), partial(torch.set_default_dtype, torch.float32)):
+        request.addfinalizer(undo)
+    torch.set_default_dtype(default)
     if not torch.set_flush_denormal(set_before):
         pytest.skip("this processor always keeps subnormal numbers")
 
-    def flushed(network=None, x=None):
-        return torch.tensor(1e-40) * 1 == 0
+    def flushed(*_):
+        return (torch.tensor(1e-40, dtype=torch.float32) * 1 == 0).float()
 
     def learned(network, x):
         assert not fails
         return network(x).square().sum()
 
     def train():
-        return fit(Leaky(), learned, [torch.ones(3, 1)], n_steps=2, metrics={"flushed": lambda *_: flushed().float()})
+        return fit(Leaky(), learned, [torch.ones(3, 1)], n_steps=2, metrics={"flushed": flushed})
 
     if fails:
         with pytest.raises(AssertionError):

@@ -350,7 +350,7 @@ def _without_subnormals() -> Iterator[None]:
 
     A processor may be a hundred times slower at them. Threads that begin meanwhile do the same.
     """
-    before = bool(torch.tensor(1e-40) * 1 == 0)
+    before = bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1 == 0)  # whatever the defaults are
     torch.set_flush_denormal(True)
     try:
         yield
